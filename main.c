@@ -1063,7 +1063,7 @@ static void restart_now(struct server *s)
     struct timespec now;
     char state[96], name[RESTART_NAME_MAX];
     clock_gettime(CLOCK_MONOTONIC, &now);
-    snprintf(state, sizeof state, "RELOADING=1\nMONOTONIC_USEC=%lld",
+    snprintf(state, sizeof state, "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=",
              (long long)now.tv_sec * 1000000 + now.tv_nsec / 1000);
     tell_manager(state);
     s->introduced = s->successor_late = false;
