@@ -1196,8 +1196,11 @@ static void predecessor_ready(struct server *s, struct source *source, uint32_t 
 static bool terminate(struct server *s, const char *signal)
 {
     say("%s received: %s", signal, s->terminating ? "ending at once" : "ending gracefully");
-    if (s->terminating)
+    if (s->terminating) {
+        if (s->restarting)
+            restart_signal(&s->successor, SIGKILL);
         return true;
+    }
     s->terminating = true;
     if (s->leaving)
         return false;
