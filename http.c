@@ -317,9 +317,10 @@ static enum step read_content_length(struct parser *p, struct slice digits)
     for (; digits.start < digits.end; digits.start++) {
         if (!is_digit(*digits.start))
             return wrong(p, HTTP_BAD_REQUEST);
-        value = value * 10 + (uint64_t)(*digits.start - '0');
-        if (value > INT64_MAX)
+        uint64_t digit = (uint64_t)(*digits.start - '0');
+        if (value > (INT64_MAX - digit) / 10)
             return wrong(p, HTTP_BAD_REQUEST);
+        value = value * 10 + digit;
     }
     if (p->has_length && value != p->content_length)
         return wrong(p, HTTP_BAD_REQUEST);

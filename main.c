@@ -834,8 +834,22 @@ static void connection_ready(struct server *s, struct source *source, uint32_t e
     }
 }
 
+/* What waits to be read came in time: it was this process that had none, or was stopped. True: C
+ * has another deadline now, or has ended. */
+static bool read_late(struct server *s, struct connection *c)
+{
+    char byte;
+    const int64_t since = c->since;
+    if (recv(c->source.fd, &byte, sizeof byte, MSG_PEEK) <= 0)
+        return false;
+    read_requests(s, c, false);
+    return c->state == CONNECTION_FREE || c->since != since;
+}
+
 static void time_out(struct server *s, struct connection *c)
 {
+    if ((c->state == CONNECTION_REST || c->state == CONNECTION_HEAD) && read_late(s, c))
+        return;
     switch ((enum state)c->state) {
     case CONNECTION_FREE:
         break;
@@ -1130,7 +1144,8 @@ static void successor_ready(struct server *s, struct source *source, uint32_t ev
     enum restart_news news = restart_learn(&s->successor, &status);
     if (news == RESTART_ENDED) {
         successor_ended(s, pid, status);
-    } else if (news != RESTART_NOTHING && s->news == RESTART_NOTHING && !s->terminating) {
+    } else if (news != RESTART_NOTHING && s->news == RESTART_NOTHING && !s->successor_late &&
+               !s->terminating) {
         s->news = news;
         s->ready_by = NEVER;
         hand_over(s);
@@ -1139,6 +1154,10 @@ static void successor_ready(struct server *s, struct source *source, uint32_t ev
 
 static void successor_is_late(struct server *s)
 {
+    /* Or was it this process, and the report waits? */
+    successor_ready(s, &s->channel, 0);
+    if (s->now < s->ready_by)
+        return;
     s->ready_by = NEVER;
     s->successor_late = true;
     restart_signal(&s->successor, SIGKILL);
