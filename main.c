@@ -169,6 +169,7 @@ struct server {
     bool leaving;              /* accepts no more */
     bool moving;               /* connections at rest go to the successor */
     bool introduced;           /* the successor knows that it is alone */
+    bool given;                /* and has all connections */
     bool terminating;          /* SIGTERM or SIGINT came */
     bool at_once;              /* and a second one */
     bool successor_late;       /* and had to be killed */
@@ -891,10 +892,8 @@ static bool make_room(struct server *s)
 static void pause_accepting(struct server *s)
 {
     s->accept_at = s->now + PAUSE_MS;
-    if (s->listener.fd >= 0)
-        watch(s, &s->listener, 0);
-    if (s->predecessor.fd >= 0)
-        watch(s, &s->predecessor, 0);
+    unwatch(s, &s->listener);
+    unwatch(s, &s->predecessor);
 }
 
 static void resume_accepting(struct server *s)
@@ -986,6 +985,12 @@ static void lose_successor(struct server *s, const char *how)
     part_with_all(s);
 }
 
+/* Edge-triggered: tells once that there is room in it again, however long nobody needs it. */
+static void watch_channel(struct server *s)
+{
+    watch(s, &s->channel, EPOLLIN | EPOLLOUT | EPOLLET);
+}
+
 /* Up to RESTART_BATCH connections that rest. False: there are none, or it cannot be done now. */
 static bool move_some(struct server *s)
 {
@@ -999,7 +1004,9 @@ static bool move_some(struct server *s)
     if (restart_give(&s->successor, moving, count) < 0) {
         if (errno == ETOOMANYREFS || errno == ENOBUFS || errno == ENOMEM)
             s->give_at = s->now + GIVE_AGAIN_MS;
-        else if (errno != EAGAIN)
+        else if (errno == EAGAIN || errno == EINTR)
+            watch_channel(s);
+        else
             lose_successor(s, "went away");
         return false;
     }
@@ -1020,6 +1027,13 @@ static void move_all(struct server *s)
     s->give_at = NEVER;
     while (s->moving && move_some(s))
         ;
+    /* Nothing more comes: its answer is that it closes the channel, and by then it has written the
+     * pid file, which so never names a process that has ended. */
+    if (s->moving && s->introduced && !s->given && s->open == 0 && s->predecessor.fd < 0) {
+        s->given = true;
+        s->drained_by = s->now + PARTING_MS;
+        restart_end(&s->successor);
+    }
 }
 
 /* ---- the process's life: restarting ---- */
@@ -1098,7 +1112,7 @@ static void restart_now(struct server *s)
     follow_successor(s);
     watch(s, &s->process, EPOLLIN);
     if (report) {
-        watch(s, &s->channel, EPOLLIN | EPOLLOUT | EPOLLET);
+        watch_channel(s);
         s->ready_by = s->now + s->options->ready_ms;
     } else {
         s->news = RESTART_READY;
@@ -1129,7 +1143,7 @@ static void successor_ended(struct server *s, pid_t pid, int status)
     follow_successor(s);
     if (s->restarting)
         restart_failed(s, "successor %ld %s", (long)pid, how);
-    else if (s->moving)
+    else if (s->moving && !s->given)
         lose_successor(s, how);
     else
         say("successor %ld %s", (long)pid, how);
@@ -1158,7 +1172,8 @@ static void successor_is_late(struct server *s)
     successor_ready(s, &s->channel, 0);
     if (s->now < s->ready_by)
         return;
-    s->ready_by = NEVER;
+    /* And again, until it has ended. */
+    s->ready_by = s->now + PAUSE_MS;
     s->successor_late = true;
     restart_signal(&s->successor, SIGKILL);
 }
@@ -1181,18 +1196,24 @@ static bool take_some(struct server *s)
 {
     int taken[RESTART_BATCH];
     int count = restart_take(s->predecessor.fd, taken, (size_t)(s->open_max - s->open));
-    if (count < 0 && errno == EPROTO)
-        return true;
-    if (count < 0 && errno == ENOSPC) {
-        if (make_room(s))
+    if (count < 0) {
+        switch (errno) {
+        case EPROTO:
             return true;
-        pause_accepting(s);
-        return false;
-    }
-    if (count < 0 && errno == EAGAIN)
-        return false;
-    if (count < 0)
+        case EAGAIN:
+        case EINTR:
+            return false;
+        case ENOSPC:
+            if (make_room(s))
+                return true;
+            /* fall through */
+        case ENOMEM:
+        case ENOBUFS:
+            pause_accepting(s);
+            return false;
+        }
         close_source(s, &s->predecessor);
+    }
     be_alone(s);
     while (count > 0) {
         struct connection *c = begin_connection(s, taken[--count]);
@@ -1258,10 +1279,12 @@ static void cut(struct server *s)
     for (int kind = 0; kind < WAITS; kind++)
         for (; (c = longest(&s->waiting[kind])); end_connection(s, c))
             count += kind != WAIT_LINGER;
-    say("drain timeout: %d connections cut", count);
+    if (!s->given)
+        say("drain timeout: %d connections cut", count);
     close_source(s, &s->predecessor);
     if (s->restarting)
         restart_signal(&s->successor, SIGKILL);
+    s->moving = false;
 }
 
 static void expire(struct server *s)
@@ -1297,7 +1320,7 @@ static int next_timeout(struct server *s)
 static bool is_done(const struct server *s)
 {
     return s->at_once || (s->leaving && s->open == 0 && s->predecessor.fd < 0 && !s->restarting &&
-                          (!s->moving || s->introduced));
+                          (!s->moving || (s->given && s->successor.channel < 0)));
 }
 
 static int run(struct server *s)

@@ -368,6 +368,11 @@ int restart_give(const struct restart *restart, const int *connections, size_t c
     return sendmsg(restart->channel, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
+void restart_end(const struct restart *restart)
+{
+    shutdown(restart->channel, SHUT_WR);
+}
+
 void restart_leave(struct restart *restart)
 {
     if (restart->process >= 0)

@@ -73,8 +73,8 @@ int restart_report(int channel, bool takes);
  * Returns how many came (0 is a message too), or -1. The first message says that the listener is
  * now this process's alone; so does the end.
  * errno: EAGAIN no message waits; ENOSPC more than ROOM connections wait in the next one, which is
- * left; EPROTO a message that this version does not know, which was dropped; ENOTCONN or any other:
- * the predecessor has ended, or closed the channel.
+ * left; EPROTO a message that this version does not know, which was dropped; ENOTCONN the end: no
+ * more connections come, close the channel; else as of recvmsg(2).
  */
 int restart_take(int channel, int connections[RESTART_BATCH], size_t room);
 
@@ -141,6 +141,10 @@ void restart_signal(const struct restart *restart, int signal);
  * their way, try again soon (unix(7)); EPIPE or ECONNRESET the successor is gone.
  */
 int restart_give(const struct restart *restart, const int *connections, size_t count);
+
+/* Ends the channel in this direction: no connections come any more. A successor that has taken
+ * them all closes its side: the channel is readable, and restart_learn closes it. */
+void restart_end(const struct restart *restart);
 
 /* Closes both descriptors and forgets the successor, which goes on. It is not reaped. */
 void restart_leave(struct restart *restart);

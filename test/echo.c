@@ -79,8 +79,10 @@ int main(int argc, char **argv)
                 echo(i);
         if (fds[LISTENER].revents)
             add(accept(listener, NULL, NULL));
-        if (fds[PREDECESSOR].revents && (count = restart_take(predecessor, taken, MAX)) < 0)
+        if (fds[PREDECESSOR].revents && (count = restart_take(predecessor, taken, MAX)) < 0) {
+            close(predecessor);
             predecessor = -1;
+        }
         while (count > 0)
             add(taken[--count]);
         if (fds[SIGNALS].revents && read(signals, &info, sizeof info) > 0 && !successor.pid &&
