@@ -81,7 +81,9 @@ lint:
 	clang-format --dry-run --Werror $(SOURCES) http.h restart.h
 	cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability \
 	    --inline-suppr -D_GNU_SOURCE -I. $(SOURCES)
-	clang-tidy --quiet --warnings-as-errors='*' $(SOURCES) -- -std=gnu11 -D_GNU_SOURCE -I.
+	for source in $(SOURCES); do \
+	    clang-tidy --quiet --warnings-as-errors='*' $$source -- -std=gnu11 -D_GNU_SOURCE -I. || exit; \
+	done
 	shellcheck -x $(wildcard test/*.sh) .ci/run
 	shellcheck -x -s bats $(wildcard test/*.bats test/*.bash)
 

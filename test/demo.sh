@@ -1,0 +1,157 @@
+#!/usr/bin/env bash
+# Ten restarts between two versions of the server, under load, to watch: `make demo`.
+# A line every 100 ms says how many requests were answered in it, and who serves.
+# Exit status: 0 if every request was answered, and no connection closed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+name=rust_graceful_restart
+restarts=10
+width=24
+
+folder=$(mktemp -d)
+log=$folder/log
+bar=$(printf '%*s' "$width" '')
+case ${LC_ALL:-${LC_CTYPE:-${LANG:-}}} in
+*[Uu][Tt][Ff]*) bar=${bar// /█} ;;
+*) bar=${bar// /#} ;;
+esac
+if [[ -t 1 && -z ${NO_COLOR:-} && ${TERM:-dumb} != dumb ]]; then
+    colours=($'\e[34m' $'\e[32m') bold=$'\e[1m' plain=$'\e[0m'
+else
+    colours=('' '') bold='' plain=''
+fi
+
+# The processes that run a program of ours, whoever started them.
+ours() {
+    find /proc -mindepth 2 -maxdepth 2 -name exe -lname "$folder/*" 2>/dev/null | cut -d / -f 3
+}
+
+signal_ours() {
+    local pids
+    mapfile -t pids < <(ours)
+    ((${#pids[@]} == 0)) || kill "-$1" "${pids[@]}" 2>/dev/null || true
+}
+
+clean_up() {
+    trap '' INT TERM HUP
+    signal_ours TERM
+    for ((i = 0; i < 50; i++)); do
+        [[ -n $(ours) ]] || break
+        sleep 0.1
+    done
+    signal_ours KILL
+    rm -rf "$folder"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+# Two versions, each as one of the two names, built apart from what the user has built.
+build() {
+    mkdir "$folder/build"
+    cp Makefile ./*.c ./*.h "$folder/build"
+    MAKEFLAGS='' make -s -C "$folder/build" VERSION=1.0 "$name"
+    MAKEFLAGS='' make -s -C "$folder/build" VERSION=2.0 "${name}1"
+    cp "$folder/build/$name" "$folder/build/${name}1" build/hammer "$folder"
+}
+
+# Reads what the log says since it was last asked. Sets pid, version and port of who serves, and
+# says which process took over how many connections.
+listening='\[([0-9]+)\]: listening on [^ ]*:([0-9]+).*, version (.*)$'
+handed='\[([0-9]+)\]: handed over to [0-9]+: (.*)$'
+follow_log() {
+    local line
+    while IFS= read -r line <&"$log_lines"; do
+        if [[ $line =~ $listening ]]; then
+            pid=${BASH_REMATCH[1]} port=${BASH_REMATCH[2]} version=${BASH_REMATCH[3]}
+        elif [[ $line =~ $handed ]]; then
+            event+="${BASH_REMATCH[2]% connection*} moved"
+            moved=$((moved + 1))
+        fi
+    done
+}
+
+start_server() {
+    : >"$log"
+    (cd "$folder" && exec "./$name" --listen 127.0.0.1:0 </dev/null 2>>"$log") &
+    exec {log_lines}<"$log"
+    pid='' port='' version='' moved=0 event=''
+    for ((i = 0; i < 100; i++)); do
+        follow_log
+        [[ -z $port ]] || return 0
+        sleep 0.1
+    done
+    cat "$log" >&2
+    exit 1
+}
+
+# show_line MS ANSWERED LOST: one tenth of a second.
+most=1
+show_line() {
+    local colour=${colours[0]} length
+    [[ $version == 1.0 ]] || colour=${colours[1]}
+    (($2 <= most)) || most=$2
+    length=$(($2 * width / most))
+    printf '%2d.%d s %8d %s%s%s%*s %4d %s%7d %-3s%s%s\n' "$(($1 / 1000))" "$(($1 / 100 % 10))" \
+        "$2" "$colour" "${bar:0:length}" "$plain" "$((width - length))" '' "$3" "$colour" "$pid" \
+        "$version" "$plain" "$event"
+}
+
+# Shows the hammer's lines of progress, and restarts the server at every tenth; what remains of its
+# output is the report.
+watch() {
+    local tag ms answered lost rest lines=0 done=0
+    printf '%s%6s %8s %*s %4s %7s %s%s\n' "$bold" time answered "$width" '' lost pid version "$plain"
+    while IFS=' ' read -r tag ms answered lost rest <&"$hammer_lines"; do
+        if [[ $tag != progress ]]; then
+            report+=("$tag $ms $answered $lost $rest")
+            continue
+        fi
+        follow_log
+        show_line "$ms" "$answered" "$lost"
+        event=''
+        lines=$((lines + 1))
+        if ((lines % 10 == 0 && done < restarts)); then
+            done=$((done + 1))
+            kill -USR1 "$hammer"
+            kill -USR1 "$pid"
+            event=" restart $done: "
+        fi
+    done
+}
+
+show_report() {
+    local line words
+    printf '\n%s%-11s %9s %6s %7s %6s %9s %5s  %8s %8s %8s%s\n' "$bold" clients answered failed \
+        refused closed announced wrong 'p50 ms' 'p99 ms' 'max ms' "$plain"
+    for line in "${report[@]}"; do
+        read -r -a words <<<"$line"
+        words=("${words[@]#*=}")
+        printf '%-11s %9s %6s %7s %6s %9s %5s  %8s %8s %8s\n' "${words[@]:0:8}" "${words[9]}" \
+            "${words[11]}"
+    done
+    printf '\n%s\n%s\n' \
+        'closed: between two requests, without a word; announced: with Connection: close.' \
+        'quiet, restart: all clients, outside and within half a second after a restart.'
+}
+
+[[ -x build/hammer ]] || make -s build/hammer
+build
+start_server
+exec {hammer_lines}< <(exec "$folder/hammer" --duration $((restarts + 2)) --progress 100 \
+    --pause 2 "127.0.0.1:$port" 2>"$folder/hammer.log")
+hammer=$!
+report=()
+watch
+status=0
+wait "$hammer" || status=$?
+show_report
+printf '\n%s%d restarts, %d hand-overs; ' "$bold" "$restarts" "$moved"
+if ((status == 0 && moved == restarts)); then
+    printf 'every request was answered, and no connection was closed.%s\n' "$plain"
+else
+    printf 'NOT every request was answered on a connection left open.%s\n' "$plain"
+    cat "$folder/hammer.log" >&2
+    exit 1
+fi

@@ -1,0 +1,223 @@
+#!/usr/bin/env bats
+# Each system call that a restart takes fails once: whoever asks is answered, and the next restart
+# works.
+# shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
+
+load helper
+
+setup() {
+    install_server "$BATS_TEST_TMPDIR"
+    log=$BATS_TEST_TMPDIR/log
+    lossy=0
+    strace -qq -o /dev/null true || skip 'needs strace, and leave to trace'
+}
+
+# Starts a server with two clients: one that rests, and one with a request under way. Sets resting
+# and half.
+start_faulty() {
+    : >"$log"
+    mend_successor
+    start_server --ready-timeout 1
+    connect
+    half=$conn
+    send "$half" "$HALF"
+    connect
+    resting=$conn
+    ask "$resting"
+    wait_for taken "$half"
+}
+
+traced() {
+    ! grep -Eq '^TracerPid:\s+0$' "/proc/$1/status"
+}
+
+restart_decided() {
+    logged 'restart failed' || logged 'handed over'
+}
+
+# The restart has been decided, either way: nobody notices (but, where $lossy, the one that rests),
+# and the next one works.
+nobody_notices() {
+    wait_for restart_decided
+    serves
+    if ((!lossy)); then
+        send "$resting" "$WHOLE"
+        receive "$resting"
+        [[ $code == 200 && $body == 'Hello, World!' ]]
+    fi
+    send "$half" "$REST"
+    receive "$half"
+    [[ $code == 200 && $body == 'Hello, World!' ]]
+    disconnect "$resting"
+    disconnect "$half"
+    mend_successor
+    wait_for only_one_left
+    childless "$(serving_pid)"
+    restart_server
+    serves
+    end_all
+}
+
+# old CALL ERROR N: the Nth CALL of the old process fails with ERROR.
+old() {
+    echo "old process: $1 number $3 fails with $2"
+    start_faulty
+    in_background strace -qq -p "$pid" -o "$BATS_TEST_TMPDIR/trace" -e "trace=$1" \
+        -e "inject=$1:error=$2:when=$3" 2>"$BATS_TEST_TMPDIR/strace"
+    wait_for traced "$pid"
+    kill -USR1 "$pid"
+    wait_for restart_decided
+    # It was reached, and it did fail.
+    wait_for grep -q '(INJECTED)' "$BATS_TEST_TMPDIR/trace"
+    # What it left to be done has had its turn.
+    serves
+    kill "$job"
+    wait "$job" || true
+    nobody_notices
+}
+
+# new CALL ERROR N [PATH]: the Nth CALL (on PATH) of the successor fails with ERROR.
+new() {
+    echo "successor: $1 number $3 fails with $2"
+    start_faulty
+    install_server "$BATS_TEST_TMPDIR/real"
+    # shellcheck disable=SC2016 # for the script
+    successor_script "exec strace -D -qq ${4:+-P '$4'} -o trace -e 'trace=$1' \
+        -e 'inject=$1:error=$2:when=$3' real/${NAME}1 \"\$@\""
+    kill -USR1 "$pid"
+    wait_for restart_decided
+    wait_for grep -q '(INJECTED)' "$BATS_TEST_TMPDIR/trace"
+    nobody_notices
+}
+
+@test "the channel cannot be made" {
+    for error in EMFILE ENFILE ENOMEM; do
+        old socketpair "$error" 1
+        logged 'restart failed: '
+    done
+}
+
+@test "descriptors cannot be made close-on-exec" {
+    for error in ENOSYS ENOMEM; do
+        old close_range "$error" 1
+    done
+}
+
+@test "there is no memory for the start of a successor" {
+    old mmap ENOMEM 1
+}
+
+@test "there can be no further process" {
+    for error in EAGAIN ENOMEM; do
+        old clone3,clone,vfork "$error" 1
+    done
+}
+
+@test "the successor's process cannot be watched" {
+    for error in EMFILE ENFILE ENOMEM ENOSYS; do
+        old pidfd_open "$error" 1
+    done
+}
+
+@test "the kernel has no room for events of the successor" {
+    old epoll_ctl ENOSPC 1
+    old epoll_ctl ENOMEM 2
+}
+
+@test "the listener, or a connection that moved, cannot be taken out of the events" {
+    old epoll_ctl ENOMEM 3
+    old epoll_ctl ENOMEM 4
+}
+
+@test "waiting for events is interrupted" {
+    for n in 1 2 3; do
+        old epoll_wait EINTR "$n"
+    done
+}
+
+@test "the channel to the successor breaks" {
+    old recvfrom ECONNRESET 1
+    old recvfrom EINTR 1
+    for error in EPIPE ECONNRESET ECONNREFUSED; do
+        old sendmsg "$error" 1
+    done
+}
+
+@test "the channel to the successor is full for a moment" {
+    for error in EAGAIN ETOOMANYREFS ENOBUFS ENOMEM EINTR; do
+        old sendmsg "$error" 1
+        # A moment later it goes on.
+        logged 'ended: 2 connections moved'
+    done
+}
+
+@test "a log line cannot be written" {
+    for error in EIO ENOSPC EAGAIN; do
+        old write "$error" 1
+    done
+    old poll EINTR 1
+}
+
+@test "the successor has no /dev/null" {
+    new openat ENOENT 1 /dev/null
+}
+
+@test "the successor cannot take signals" {
+    new signalfd4 EMFILE 1
+    new signalfd4 ENOMEM 1
+}
+
+@test "the successor cannot look at the channel or the listener" {
+    for n in 1 2 3 4; do
+        new getsockopt ENOBUFS "$n"
+    done
+}
+
+@test "the successor cannot change its descriptors" {
+    for n in 1 2 3 4; do
+        new fcntl ENOMEM "$n"
+    done
+}
+
+@test "the successor cannot tell where it listens" {
+    new getsockname ENOBUFS 1
+    new setsockopt ENOMEM 1
+}
+
+@test "the successor has no event loop" {
+    new epoll_create1 EMFILE 1
+    new epoll_create1 ENOMEM 1
+    for n in 1 2 3; do
+        new epoll_ctl ENOSPC "$n"
+    done
+}
+
+@test "the successor's limit on descriptors cannot be raised" {
+    for n in 1 2 3; do
+        new prlimit64 EPERM "$n"
+    done
+}
+
+@test "the successor runs out of memory, sooner or later" {
+    for n in 1 3 5 7 8 9; do
+        new mmap ENOMEM "$n"
+    done
+}
+
+@test "the successor cannot report" {
+    for error in EPIPE EAGAIN ENOBUFS ENOMEM; do
+        new sendto "$error" 1
+    done
+}
+
+@test "the successor cannot take what it is handed at once" {
+    for error in EAGAIN EINTR ENOMEM; do
+        new recvmsg "$error" 1
+    done
+}
+
+@test "the successor cannot watch a connection that it took" {
+    # That one is lost then, which is all that can be done; nothing else is.
+    lossy=1
+    new epoll_ctl ENOSPC 4
+}

@@ -1,0 +1,397 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2034 # what functions set is for the tests
+# What the bats files share. Each test has a folder of its own with copies of both programs, runs
+# its servers there, and ends with all of them gone.
+#
+#   SERVER_DIR   folder of the two programs under test, default: the project's root
+#
+# Names that the functions set: pid and port of the server started last, log (its standard error).
+
+SERVER_DIR=${SERVER_DIR:-$(cd "$BATS_TEST_DIRNAME/.." && pwd)}
+BUILD_DIR=${BUILD_DIR:-$(cd "$BATS_TEST_DIRNAME/.." && pwd)/build}
+NAME=rust_graceful_restart
+VERDICT='AddressSanitizer|LeakSanitizer|runtime error:' # what a checked build says of a defect
+
+setup() {
+    install_server "$BATS_TEST_TMPDIR"
+    log=$BATS_TEST_TMPDIR/log
+}
+
+teardown() {
+    end_all
+    if grep -Ers "$VERDICT" -A 30 "$BATS_TEST_TMPDIR"/log*; then
+        return 1
+    fi
+}
+
+# ---- servers ----
+
+# Copies both programs into FOLDER, where a test may break them.
+install_server() {
+    mkdir -p "$1"
+    cp "$SERVER_DIR/$NAME" "$SERVER_DIR/${NAME}1" "$1"
+}
+
+# start_server [OPTIONS...]: starts the server on a port that the kernel picks, and waits for it.
+start_server() {
+    start_command "./$NAME" -l 127.0.0.1:0 "$@"
+    wait_listening
+}
+
+# start_command COMMAND...: starts COMMAND in the background, in the test's folder. It inherits of
+# our descriptors above 2 those that the caller redirects, up to 9, and no others. Sets pid.
+start_command() {
+    (
+        cd "$BATS_TEST_TMPDIR" || exit
+        for fd in "/proc/$BASHPID/fd"/*; do
+            fd=${fd##*/}
+            ((fd < 10 && fd != 3 && fd != 4)) || eval "exec $fd>&-"
+        done
+        exec "$@" </dev/null 2>>"$log" >>"$log.out"
+    ) &
+    pid=$!
+}
+
+# Waits until process $pid listens. Sets port.
+wait_listening() {
+    wait_log "\[$pid]: listening on "
+    port=$(sed -nE "s/.*\[$pid]: listening on [^ ]*:([0-9]+).*/\1/p" "$log")
+}
+
+# The process that serves: of those that live the last that said so.
+serving_pid() {
+    local process
+    for process in $(sed -nE 's/.*\[([0-9]+)]: listening on .*/\1/p' "$log" | tac); do
+        gone "$process" || break
+    done
+    echo "$process"
+}
+
+# succeeded PID: whether a process after PID serves.
+succeeded() {
+    [[ $(serving_pid) != "$1" ]]
+}
+
+# Asks the process that serves for a restart, and waits until its successor serves and it has
+# handed over. Sets old and pid.
+restart_server() {
+    old=$(serving_pid)
+    kill -USR1 "$old"
+    wait_for succeeded "$old"
+    wait_log "\[$old]: handed over"
+    pid=$(serving_pid)
+}
+
+# Asks the process that serves for a restart that fails, and waits until it says so.
+fail_restart() {
+    local failures
+    failures=$(count_log 'restart failed')
+    kill -USR1 "$(serving_pid)"
+    wait_for failed_more_than "$failures"
+}
+
+failed_more_than() {
+    (($(count_log 'restart failed') > $1))
+}
+
+# Waits for the background process PID, a child of the test. Sets status.
+ended() {
+    wait_gone "$1"
+    status=0
+    wait "$1" || status=$?
+}
+
+# The file name of the next successor.
+successor_name() {
+    local name
+    name=$(sed -nE 's/^([^[]+)\[[0-9]+]: listening on .*/\1/p' "$log" | tail -n 1)
+    [[ $name == *1 ]] && echo "${name%1}" || echo "${name}1"
+}
+
+# successor_script LINES: makes the next successor a bash script that runs LINES, in which
+# "become" turns it into the real program under the right name.
+successor_script() {
+    local name program
+    name=$(successor_name)
+    program=$BATS_TEST_TMPDIR/$name
+    cp "$SERVER_DIR/$name" "$program.real"
+    printf '%s\n' '#!/bin/bash' \
+        "become() { exec -a './$name' '$program.real' \"\$@\"; }" "$1" >"$program.new"
+    chmod +x "$program.new"
+    mv "$program.new" "$program"
+}
+
+# Puts the real programs back.
+mend_successor() {
+    rm -rf "${BATS_TEST_TMPDIR:?}/$NAME" "$BATS_TEST_TMPDIR/${NAME}1"
+    install_server "$BATS_TEST_TMPDIR"
+}
+
+# ---- waiting ----
+
+# wait_for COMMAND...: polls until it succeeds, for 10 s (or $deadline seconds) at most.
+wait_for() {
+    local end=$((SECONDS + ${deadline:-10}))
+    until "$@"; do
+        if ((SECONDS > end)); then
+            echo "waited in vain for: $*"
+            tail -n 50 "$log"
+            return 1
+        fi
+        sleep 0.02
+    done
+}
+
+# logged REGEX: whether a line of the log matches.
+logged() {
+    grep -Eq -- "$1" "$log" 2>/dev/null
+}
+
+count_log() {
+    grep -Ec -- "$1" "$log" || true
+}
+
+wait_log() {
+    wait_for logged "$1"
+}
+
+# gone PID: whether the process has ended, reaped or not.
+gone() {
+    local stat
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
+    [[ ${stat##*) } == Z* ]]
+}
+
+wait_gone() {
+    wait_for gone "$1"
+}
+
+alive() {
+    ! gone "$1"
+}
+
+# ---- servers without a log ----
+
+# holder_of_port: the process that holds the listener at $port; one of them, if there are several.
+holder_of_port() {
+    ss -Htlnp "sport = :$port" | grep -o 'pid=[0-9]*' | tail -n 1 | cut -d = -f 2
+}
+
+# Whether process $pid listens. Sets port.
+finds_port() {
+    port=$(ss -Htlnp | grep "pid=$pid," | awk '{ sub(/.*:/, "", $4); print $4 }')
+    [[ -n $port ]]
+}
+
+# Whether $pid listens, and answers. Sets port.
+serves_at_all() {
+    finds_port && serves
+}
+
+# handed_on PID: whether a process other than PID alone holds the listener at $port.
+handed_on() {
+    local holders
+    holders=$(ss -Htlnp "sport = :$port" | grep -o 'pid=[0-9]*' | sort -u)
+    [[ -n $holders && $holders != pid=$1 && $(wc -l <<<"$holders") == 1 ]]
+}
+
+# ---- looking into processes ----
+
+# descriptors PID: how many it has open.
+descriptors() {
+    find "/proc/$1/fd" -mindepth 1 | wc -l
+}
+
+# children PID: the pids of its children, ended ones that wait to be reaped too.
+children() {
+    pgrep -P "$1" || true
+}
+
+childless() {
+    [[ -z $(children "$1") ]]
+}
+
+# resident PID: its resident memory, in KiB.
+resident() {
+    sed -nE 's/^VmRSS:\s+([0-9]+) kB/\1/p' "/proc/$1/status"
+}
+
+# processor_time PID: clock ticks that it has used.
+processor_time() {
+    local stat
+    read -r stat <"/proc/$1/stat"
+    # shellcheck disable=SC2086 # fields
+    set -- ${stat##*) }
+    echo $((${12} + ${13}))
+}
+
+# ---- one request, one connection (curl) ----
+
+# get [PATH]: prints the body and sets nothing; fails if there is no whole answer.
+get() {
+    curl -q -sS --noproxy '*' --max-time 10 "http://127.0.0.1:$port${1:-/}"
+}
+
+# get_status [PATH]: prints the status code.
+get_status() {
+    curl -q -sS --noproxy '*' --max-time 10 -o /dev/null -w '%{http_code}' \
+        "http://127.0.0.1:$port${1:-/}"
+}
+
+# serves: whether a request is answered as it should be.
+serves() {
+    [[ $(get /) == 'Hello, World!' ]]
+}
+
+# ---- connections held open by the test ----
+
+# connect: opens a connection. Sets conn, its descriptor.
+connect() {
+    exec {conn}<>"/dev/tcp/127.0.0.1/$port"
+}
+
+disconnect() {
+    local fd=$1
+    exec {fd}>&-
+}
+
+# send FD TEXT: sends TEXT, with escapes as of printf %b, in one write. Fails if it cannot.
+send() {
+    printf '%b' "$2" | dd bs=1M iflag=fullblock status=none 2>/dev/null 1>&"$1"
+}
+
+# What a client asks for, whole and in two halves.
+{
+    WHOLE='GET / HTTP/1.1\r\nHost: localhost\r\n\r\n'
+    HALF='GET / HTTP/1.1\r\nHost: local'
+    REST='host\r\n\r\n'
+}
+
+# receive FD: reads one whole response. Sets code, header (its lines, without CR) and body.
+# Fails if the connection ends, or nothing comes for 10 s.
+receive() {
+    local line length=0
+    code='' header='' body=''
+    while IFS= read -r -t 10 -u "$1" line; do
+        line=${line%$'\r'}
+        [[ -n $line ]] || break
+        [[ -n $code ]] || code=$(cut -d ' ' -f 2 <<<"$line")
+        header+=$line$'\n'
+        [[ ${line,,} != content-length:* ]] || length=$((10#${line#*: }))
+    done 2>/dev/null
+    [[ -n $code && -z $line ]] || return 1
+    ((length == 0)) || LC_ALL=C IFS= read -r -t 10 -u "$1" -N "$length" body 2>/dev/null
+}
+
+# ask FD: asks once more over the open connection FD: the right answer has to come, and leave it
+# open.
+ask() {
+    send "$1" "$WHOLE" && answered "$1"
+}
+
+# answered FD: the right answer comes over FD, and leaves it open.
+answered() {
+    receive "$1" && [[ $code == 200 && $body == 'Hello, World!' ]] && ! announces_close
+}
+
+announces_close() {
+    grep -Eqi '^connection: *close' <<<"$header"
+}
+
+# closed FD: whether the server closes the connection, with nothing more sent, within 10 s.
+# A reset counts as a failure.
+closed() {
+    local left
+    left=$(timeout 10 cat <&"$1" 2>&1) && [[ -z $left ]]
+}
+
+# raw TEXT: sends TEXT over a new connection, prints all that comes until the server closes it.
+raw() {
+    local fd
+    exec {fd}<>"/dev/tcp/127.0.0.1/$port"
+    send "$fd" "$1" || true
+    timeout 10 cat <&"$fd"
+    exec {fd}>&-
+}
+
+# server_end FD: of the server's end of the test's connection FD, prints the inode, 0 while it waits
+# to be accepted, and how many bytes wait to be read, and to be sent. Fails once it is gone.
+server_end() {
+    local ours
+    ours=$(readlink "/proc/$BASHPID/fd/$1")
+    ss -Htne "sport = :$port or dport = :$port" | awk -v ours="ino:${ours//[^0-9]/}" -v at="$port" '
+        {
+            ino = $0
+            split($4, part, ":"); here = part[length(part)]
+            split($5, part, ":"); there = part[length(part)]
+            match(ino, /ino:[0-9]+/); ino = substr(ino, RSTART, RLENGTH)
+        }
+        ino == ours { client = here }
+        here == at { inode[there] = substr(ino, 5); unread[there] = $2; unsent[there] = $3 }
+        END { if (client in inode) print inode[client], unread[client], unsent[client]; else exit 1 }'
+}
+
+# holds PID FD: whether process PID holds the server's end of the test's connection FD.
+holds() {
+    local inode
+    read -r inode _ < <(server_end "$2") || return 1
+    ((inode > 0)) || return 1
+    [[ -n $(find "/proc/$1/fd" -lname "socket:\[$inode]" 2>/dev/null) ]]
+}
+
+# taken FD: whether the server has read all that was sent over the test's connection FD.
+taken() {
+    local inode unread
+    read -r inode unread _ < <(server_end "$1") && ((inode > 0 && unread == 0))
+}
+
+# ---- the end ----
+
+# in_background COMMAND...: runs it, to be ended with the test. Sets job.
+in_background() {
+    "$@" <&0 3>&- &
+    job=$!
+}
+
+# The processes whose working folder or program (WHAT: cwd, exe) is the test's: nobody else's.
+processes_with() {
+    local path
+    while read -r path; do
+        path=${path#/proc/}
+        echo "${path%%/*}"
+    done < <(find /proc -mindepth 2 -maxdepth 2 -name "$1" \
+        \( -lname "$BATS_TEST_TMPDIR" -o -lname "$BATS_TEST_TMPDIR/*" \) 2>/dev/null)
+}
+
+left_over() {
+    { processes_with cwd && processes_with exe; } | sort -u
+}
+
+# Whether all servers but the one that serves have ended.
+only_one_left() {
+    [[ $(processes_with exe) == "$(serving_pid)" ]]
+}
+
+nothing_left() {
+    local process
+    for process in $(left_over); do
+        gone "$process" || return 1
+    done
+}
+
+# Ends what the test started: first as a user would, so that checked builds can write what they
+# found, then by force.
+end_all() {
+    local deadline=5 process
+    # TERM and INT are two requests to end, and the second is carried out at once.
+    for process in $(left_over); do
+        kill -CONT "$process" 2>/dev/null || true
+        kill -TERM "$process" 2>/dev/null || true
+        kill -INT "$process" 2>/dev/null || true
+    done
+    wait_for nothing_left >/dev/null || true
+    for process in $(left_over) $(jobs -p); do
+        kill -KILL "$process" 2>/dev/null || true
+    done
+    wait 2>/dev/null || true
+}

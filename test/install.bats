@@ -1,0 +1,135 @@
+#!/usr/bin/env bats
+# make install and make uninstall: these files, and no others.
+# shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
+
+bats_require_minimum_version 1.5.0
+load helper
+
+# A copy of the source with what has been built of it, so that nobody else's is built anew.
+setup_file() {
+    export source=$BATS_FILE_TMPDIR/source
+    mkdir "$source"
+    cd "$BATS_TEST_DIRNAME/.." || return
+    cp -p Makefile ./*.[ch] "$source"
+    cp -p ./*.o .flags "$NAME" "${NAME}1" "$source" 2>/dev/null || true
+    make_here all
+}
+
+setup() {
+    # shellcheck disable=SC2034 # helper.bash uses it
+    log=$BATS_TEST_TMPDIR/log
+    root=$BATS_TEST_TMPDIR/root
+    mkdir "$root"
+}
+
+make_here() {
+    make -s -C "$source" "$@" 3>&-
+}
+
+# What is in the root: type, mode and name of each.
+installed() {
+    (cd "$root" && find . -mindepth 1 -printf '%y %m %P\n' | sort -k 3)
+}
+
+@test "make install installs both programs, and nothing else" {
+    make_here install DESTDIR="$root" PREFIX=/usr
+    diff <(installed) - <<EOT
+d 755 usr
+d 755 usr/bin
+f 755 usr/bin/$NAME
+f 755 usr/bin/${NAME}1
+EOT
+    cmp "$source/$NAME" "$root/usr/bin/$NAME"
+    cmp "$source/${NAME}1" "$root/usr/bin/${NAME}1"
+}
+
+@test "make install installs to /usr/local where nothing is said" {
+    make_here install DESTDIR="$root"
+    diff <(installed) - <<EOT
+d 755 usr
+d 755 usr/local
+d 755 usr/local/bin
+f 755 usr/local/bin/$NAME
+f 755 usr/local/bin/${NAME}1
+EOT
+}
+
+@test "make install needs no DESTDIR" {
+    make_here install PREFIX="$root/opt"
+    [[ $(installed | tail -n 2) == "f 755 opt/bin/$NAME
+f 755 opt/bin/${NAME}1" ]]
+}
+
+@test "make install makes files for everybody, whatever the umask" {
+    umask 077
+    make_here install DESTDIR="$root" PREFIX=/usr
+    [[ $(installed | tail -n 2) == "f 755 usr/bin/$NAME
+f 755 usr/bin/${NAME}1" ]]
+}
+
+@test "make uninstall removes what make install installed, and nothing else" {
+    mkdir -p "$root/usr/bin"
+    echo another >"$root/usr/bin/${NAME}2"
+    before=$(installed)
+    make_here install DESTDIR="$root" PREFIX=/usr
+    [[ $(installed | wc -l) == 5 ]]
+    make_here uninstall DESTDIR="$root" PREFIX=/usr
+    diff <(installed) - <<<"$before"
+    [[ $(<"$root/usr/bin/${NAME}2") == another ]]
+    make_here uninstall DESTDIR="$root" PREFIX=/usr
+    [[ -x $source/$NAME && -x $source/${NAME}1 ]]
+}
+
+@test "what is installed runs from there, and restarts there" {
+    make_here install DESTDIR="$root" PREFIX=/usr
+    start_command "$root/usr/bin/$NAME" -l 127.0.0.1:0
+    wait_listening
+    for name in "${NAME}1" "$NAME"; do
+        restart_server
+        [[ /proc/$pid/exe -ef $root/usr/bin/$name ]]
+        serves
+    done
+}
+
+@test "what is installed is found through PATH, and so is its successor" {
+    make_here install DESTDIR="$root" PREFIX=/usr
+    PATH=$root/usr/bin:$PATH
+    start_command "$NAME" -l 127.0.0.1:0
+    wait_listening
+    restart_server
+    [[ /proc/$pid/exe -ef $root/usr/bin/${NAME}1 ]]
+    serves
+}
+
+@test "make install replaces programs that run, and the next restart runs the new one" {
+    make_here install DESTDIR="$root" PREFIX=/usr
+    start_command "$root/usr/bin/$NAME" -l 127.0.0.1:0
+    wait_listening
+    connect
+    ask "$conn"
+    cp -rp "$source" "$BATS_TEST_TMPDIR/source"
+    source=$BATS_TEST_TMPDIR/source
+    make_here install DESTDIR="$root" PREFIX=/usr VERSION=9.8.7
+    ask "$conn"
+    [[ ! /proc/$pid/exe -ef $root/usr/bin/$NAME ]]
+    restart_server
+    logged "\[$pid]: listening on .*version 9\.8\.7$"
+    ask "$conn"
+    wait_gone "$old"
+    restart_server
+    logged "^$NAME\[$pid]: listening on .*version 9\.8\.7$"
+    ask "$conn"
+}
+
+@test "make uninstall does no harm to a server that runs" {
+    make_here install DESTDIR="$root" PREFIX=/usr
+    start_command "$root/usr/bin/$NAME" -l 127.0.0.1:0
+    wait_listening
+    make_here uninstall DESTDIR="$root" PREFIX=/usr
+    fail_restart
+    logged "restart failed: .*No such file or directory"
+    serves
+    make_here install DESTDIR="$root" PREFIX=/usr
+    restart_server
+    serves
+}

@@ -1,0 +1,820 @@
+#!/usr/bin/env bats
+# The server is replaced while it runs.
+# shellcheck disable=SC2016 # scripts in quotes are run by the successor
+# shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
+
+load helper
+
+# A client with half a request sent, and one that rests: sets half and resting.
+open_clients() {
+    connect
+    half=$conn
+    send "$half" "$HALF"
+    wait_for taken "$half"
+    connect
+    resting=$conn
+    ask "$resting"
+}
+
+# No client has noticed the restart that failed, nothing is left of it, and the next one works.
+# Takes the number of descriptors that were open before.
+nothing_happened() {
+    serves
+    ask "$resting"
+    send "$half" "$REST"
+    answered "$half"
+    wait_for childless "$pid"
+    [[ $(serving_pid) == "$pid" ]]
+    [[ $(descriptors "$pid") == "$1" ]]
+    mend_successor
+    restart_server
+    serves
+    wait_gone "$old"
+}
+
+@test "it says where it listens, with its version" {
+    start_server
+    logged "^$NAME\[$pid]: listening on 127\.0\.0\.1:$port, version [^ ]+$"
+    serves
+}
+
+@test "a restart replaces the process, there and back and there again" {
+    start_server
+    first=$pid
+    [[ $(readlink "/proc/$pid/exe") == "$BATS_TEST_TMPDIR/$NAME" ]]
+    for name in "${NAME}1" "$NAME" "${NAME}1"; do
+        restart_server
+        [[ $(readlink "/proc/$pid/exe") == "$BATS_TEST_TMPDIR/$name" ]]
+        logged "^$name\[$pid]: listening on 127\.0\.0\.1:$port \(inherited fd [0-9]+\)"
+        serves
+        [[ $(get_status /other) == 404 ]]
+        wait_gone "$old"
+    done
+    ended "$first"
+    ((status == 0))
+}
+
+@test "a restart runs the file that is there now" {
+    start_server
+    cp "$SERVER_DIR/${NAME}1" "$BATS_TEST_TMPDIR/new"
+    mv "$BATS_TEST_TMPDIR/new" "$BATS_TEST_TMPDIR/${NAME}1"
+    restart_server
+    [[ "/proc/$pid/exe" -ef "$BATS_TEST_TMPDIR/${NAME}1" ]]
+    serves
+}
+
+@test "a request under way is answered by the old process, a new connection by the new one" {
+    start_server
+    connect
+    slow=$conn
+    send "$slow" "$HALF"
+    wait_for taken "$slow"
+    restart_server
+    connect
+    ask "$conn"
+    holds "$pid" "$conn"
+    holds "$old" "$slow"
+    send "$slow" "$REST"
+    receive "$slow"
+    [[ $code == 200 && $body == 'Hello, World!' ]]
+    ended "$old"
+    ((status == 0))
+}
+
+@test "the old process does not end before the last request under way is answered" {
+    start_server
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    restart_server
+    # Whatever else it had to do is done when the connection at rest has moved.
+    for ((i = 0; i < 20; i++)); do
+        serves
+        alive "$old"
+    done
+    send "$conn" "$REST"
+    answered "$conn"
+    ended "$old"
+    ((status == 0))
+}
+
+@test "no connection is refused and no request lost while it is restarted over and over" {
+    start_server
+    in_background curl -q -sS --noproxy '*' --fail -H 'Connection: close' -o /dev/null \
+        -w '%{http_code}\n' "http://127.0.0.1:$port/?[1-3000]" >"$BATS_TEST_TMPDIR/codes"
+    local restarts=0
+    while alive "$job"; do
+        restart_server
+        ((++restarts))
+    done
+    wait "$job"
+    [[ $(grep -c '^200$' "$BATS_TEST_TMPDIR/codes") == 3000 ]]
+    ((restarts >= 3))
+}
+
+@test "a successor that is missing leaves the service as it was" {
+    start_server
+    open_clients
+    before=$(descriptors "$pid")
+    rm "$BATS_TEST_TMPDIR/${NAME}1"
+    fail_restart
+    logged "\[$pid]: restart failed: .*No such file or directory"
+    nothing_happened "$before"
+}
+
+@test "a successor that may not be executed leaves the service as it was" {
+    start_server
+    open_clients
+    before=$(descriptors "$pid")
+    chmod a-x "$BATS_TEST_TMPDIR/${NAME}1"
+    fail_restart
+    logged "\[$pid]: restart failed: .*Permission denied"
+    nothing_happened "$before"
+}
+
+@test "a successor of the wrong format leaves the service as it was, and no shell tries it" {
+    start_server
+    open_clients
+    before=$(descriptors "$pid")
+    echo "touch '$BATS_TEST_TMPDIR/ran'" >"$BATS_TEST_TMPDIR/${NAME}1"
+    fail_restart
+    logged "\[$pid]: restart failed: .*Exec format error"
+    [[ ! -e $BATS_TEST_TMPDIR/ran ]]
+    nothing_happened "$before"
+}
+
+@test "a successor that is a folder leaves the service as it was" {
+    start_server
+    open_clients
+    before=$(descriptors "$pid")
+    rm "$BATS_TEST_TMPDIR/${NAME}1"
+    mkdir "$BATS_TEST_TMPDIR/${NAME}1"
+    fail_restart
+    logged "\[$pid]: restart failed: .*Permission denied"
+    nothing_happened "$before"
+}
+
+@test "a successor that exits leaves the service as it was" {
+    start_server
+    open_clients
+    before=$(descriptors "$pid")
+    successor_script 'exit 7'
+    fail_restart
+    logged "\[$pid]: restart failed: .*status 7"
+    nothing_happened "$before"
+}
+
+@test "a successor that ends well, but too early, leaves the service as it was" {
+    start_server
+    open_clients
+    before=$(descriptors "$pid")
+    successor_script 'exit 0'
+    fail_restart
+    logged "\[$pid]: restart failed: .*status 0"
+    nothing_happened "$before"
+}
+
+@test "a successor that a signal kills leaves the service as it was" {
+    start_server
+    open_clients
+    before=$(descriptors "$pid")
+    successor_script 'kill -SEGV $$'
+    fail_restart
+    logged "\[$pid]: restart failed: .*(signal 11|Segmentation fault)"
+    nothing_happened "$before"
+}
+
+@test "a successor that is not ready in time is killed, and leaves the service as it was" {
+    start_server --ready-timeout 1
+    open_clients
+    before=$(descriptors "$pid")
+    # It does not end for anything less than SIGKILL.
+    successor_script 'trap "" TERM INT HUP; echo $$ >successor; while :; do sleep 0.1; done'
+    fail_restart
+    logged "\[$pid]: restart failed: .*not ready (in|within|after) 1 s"
+    gone "$(<"$BATS_TEST_TMPDIR/successor")"
+    nothing_happened "$before"
+}
+
+@test "a successor that ended before its report was read leaves the service as it was" {
+    start_server
+    open_clients
+    before=$(descriptors "$pid")
+    successor_script 'kill -STOP $PPID; printf R1 >&"${RESTART_CHANNEL#*:}"; exit 9'
+    kill -USR1 "$pid"
+    wait_for ended_child "$pid"
+    kill -CONT "$pid"
+    wait_log "\[$pid]: restart failed: .*status 9"
+    nothing_happened "$before"
+}
+
+# Whether process PID is stopped and has a child that waits to be reaped.
+ended_child() {
+    [[ $(ps -o stat= -p "$1") == T* ]] && [[ $(ps -o stat= --ppid "$1") == Z* ]]
+}
+
+@test "nothing piles up over failed restarts of every kind" {
+    start_server
+    serves
+    before=$(descriptors "$pid")
+    for ((i = 0; i < 5; i++)); do
+        successor_script 'exit 1'
+        fail_restart
+        rm "$BATS_TEST_TMPDIR/${NAME}1"
+        fail_restart
+    done
+    wait_for childless "$pid"
+    [[ $(descriptors "$pid") == "$before" ]]
+    mend_successor
+    restart_server
+    serves
+}
+
+@test "nothing piles up over restarts" {
+    start_server
+    before=$(descriptors "$pid")
+    for ((i = 0; i < 20; i++)); do
+        restart_server
+        wait_gone "$old"
+    done
+    wait_for has_descriptors "$pid" "$before"
+    childless "$pid"
+    serves
+}
+
+has_descriptors() {
+    [[ $(descriptors "$1") == "$2" ]]
+}
+
+@test "SIGUSR1 is logged and otherwise ignored while a restart is pending" {
+    start_server
+    successor_script 'touch started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    kill -USR1 "$pid"
+    wait_for test -e "$BATS_TEST_TMPDIR/started"
+    before=$(count_log "\[$pid]:")
+    kill -USR1 "$pid"
+    wait_log "\[$pid]: .*SIGUSR1.*(pending|under way|already|ignored)"
+    (($(count_log "\[$pid]:") > before))
+    (($(children "$pid" | wc -l) == 1))
+    serves
+    touch "$BATS_TEST_TMPDIR/go"
+    wait_for succeeded "$pid"
+    (($(count_log "\[$pid]: successor started") == 1))
+    ended "$pid"
+    ((status == 0))
+    serves
+    restart_server
+    serves
+}
+
+@test "SIGUSR1 is logged and otherwise ignored while the process is leaving" {
+    start_server
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    restart_server
+    kill -USR1 "$old"
+    wait_log "\[$old]: .*SIGUSR1.*(leaving|ignored)"
+    kill -TERM "$pid"
+    wait_log "\[$pid]: .*SIGTERM"
+    send "$conn" "$REST"
+    answered "$conn" || [[ $code == 200 ]]
+    ended "$old"
+    ((status == 0))
+    (($(count_log 'successor started') == 1))
+}
+
+@test "SIGTERM ends a successor that is not ready yet, too" {
+    start_server
+    successor_script 'echo $$ >successor; exec sleep 60'
+    kill -USR1 "$pid"
+    wait_for test -s "$BATS_TEST_TMPDIR/successor"
+    kill -TERM "$pid"
+    ended "$pid"
+    ((status == 0))
+    wait_gone "$(<"$BATS_TEST_TMPDIR/successor")"
+}
+
+@test "SIGTERM with a restart pending still finishes a request under way" {
+    start_server --drain-timeout 2
+    open_clients
+    successor_script 'echo $$ >successor; trap "" TERM; while :; do sleep 0.1; done'
+    kill -USR1 "$pid"
+    wait_for test -s "$BATS_TEST_TMPDIR/successor"
+    kill -TERM "$pid"
+    wait_log "\[$pid]: .*SIGTERM"
+    send "$half" "$REST"
+    receive "$half"
+    [[ $code == 200 ]]
+    announces_close
+    # Nothing less than SIGKILL ends this successor, and nothing of the service outlives the end.
+    ended "$pid"
+    ((status == 0))
+    wait_gone "$(<"$BATS_TEST_TMPDIR/successor")"
+}
+
+# SIGNAL ends the server as a user would have it.
+ends_gracefully() {
+    start_server
+    open_clients
+    kill -"$1" "$pid"
+    wait_log "\[$pid]: .*SIG$1"
+    wait_for refuses
+    send "$half" "$REST"
+    receive "$half"
+    [[ $code == 200 && $body == 'Hello, World!' ]]
+    announces_close
+    closed "$half"
+    disconnect "$half"
+    closed "$resting"
+    disconnect "$resting"
+    ended "$pid"
+    ((status == 0))
+}
+
+refuses() {
+    ! (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null
+}
+
+@test "SIGTERM: a request under way is answered with Connection: close, then status 0" {
+    ends_gracefully TERM
+}
+
+@test "SIGINT: a request under way is answered with Connection: close, then status 0" {
+    ends_gracefully INT
+}
+
+@test "a second SIGTERM or SIGINT ends it at once, with status 1" {
+    for pair in 'TERM TERM' 'TERM INT' 'INT TERM' 'INT INT'; do
+        read -r first second <<<"$pair"
+        start_server
+        connect
+        send "$conn" "$HALF"
+        wait_for taken "$conn"
+        kill -"$first" "$pid"
+        wait_log "\[$pid]: .*SIG$first"
+        wait_for refuses
+        alive "$pid"
+        kill -"$second" "$pid"
+        deadline=2 ended "$pid"
+        ((status == 1))
+        disconnect "$conn"
+    done
+}
+
+@test "a second SIGTERM does not leave a pending successor behind" {
+    start_server
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    successor_script 'echo $$ >successor; trap "" TERM; while :; do sleep 0.1; done'
+    kill -USR1 "$pid"
+    wait_for test -s "$BATS_TEST_TMPDIR/successor"
+    kill -TERM "$pid"
+    wait_log "\[$pid]: .*SIGTERM"
+    kill -TERM "$pid"
+    ended "$pid"
+    wait_gone "$(<"$BATS_TEST_TMPDIR/successor")"
+}
+
+@test "what waits to be accepted when SIGTERM comes is answered" {
+    start_server
+    kill -STOP "$pid"
+    # More than are accepted before anything else has its turn.
+    for ((i = 0; i < 200; i++)); do
+        connect
+        waiting[i]=$conn
+        printf 'GET / HTTP/1.0\r\n\r\n' >&"$conn"
+    done
+    kill -TERM "$pid"
+    kill -CONT "$pid"
+    for conn in "${waiting[@]}"; do
+        IFS= read -r -t 10 -u "$conn" line
+        [[ $line == 'HTTP/1.1 200 '* ]]
+        disconnect "$conn"
+    done
+    ended "$pid"
+    ((status == 0))
+}
+
+@test "a request that is on its way to a connection at rest when SIGTERM comes is answered" {
+    start_server
+    connect
+    ask "$conn"
+    kill -TERM "$pid"
+    wait_for refuses
+    send "$conn" "$WHOLE"
+    receive "$conn"
+    [[ $code == 200 ]]
+    announces_close
+    disconnect "$conn"
+    ended "$pid"
+    ((status == 0))
+}
+
+@test "a connection that never sent a byte holds up neither the end nor a restart" {
+    start_server
+    connect
+    wait_for holds "$pid" "$conn"
+    restart_server
+    deadline=5 ended "$old"
+    ((status == 0))
+    kill -TERM "$pid"
+    closed "$conn"
+    disconnect "$conn"
+    deadline=5 wait_gone "$pid"
+}
+
+@test "an old process that takes too long cuts its requests, says how many, and ends" {
+    start_server --drain-timeout 1
+    for ((i = 0; i < 3; i++)); do
+        connect
+        halves[i]=$conn
+        send "$conn" "$HALF"
+        wait_for taken "$conn"
+    done
+    restart_server
+    ended "$old"
+    ((status == 0))
+    logged "\[$old]: drain(ing)? time.*\b3\b"
+    for conn in "${halves[@]}"; do
+        run timeout 10 cat <&"$conn"
+        ((status != 124))
+    done
+    serves
+}
+
+@test "a shutdown that takes too long cuts its requests, says how many, and ends" {
+    start_server --drain-timeout 1
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    kill -TERM "$pid"
+    ended "$pid"
+    ((status == 0))
+    logged "\[$pid]: drain(ing)? time.*\b1\b"
+}
+
+@test "an old process that dies while its successor starts does not take the service along" {
+    start_server
+    successor_script 'echo $$ >successor; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    kill -USR1 "$pid"
+    wait_for test -s "$BATS_TEST_TMPDIR/successor"
+    connect
+    kill -KILL "$pid"
+    wait_gone "$pid"
+    touch "$BATS_TEST_TMPDIR/go"
+    # Meanwhile whoever connects waits in the queue of the one listener.
+    serves
+    old=$pid
+    wait_for succeeded "$old"
+    pid=$(serving_pid)
+    [[ $pid == "$(<"$BATS_TEST_TMPDIR/successor")" ]]
+    restart_server
+    serves
+}
+
+@test "a successor gets the options as they were given, and the listener's number" {
+    local options=(-l 127.0.0.1:0 --idle-timeout=61 --drain-timeout 31 -p 'pid file')
+    start_command "./$NAME" "${options[@]}"
+    wait_listening
+    for name in "./${NAME}1" "./$NAME" "./${NAME}1"; do
+        restart_server
+        mapfile -d '' -t argv <"/proc/$pid/cmdline"
+        fd=${argv[-1]}
+        [[ $fd =~ ^[0-9]+$ ]]
+        logged "\[$pid]: listening .*\(inherited fd $fd\)"
+        [[ ${argv[*]@Q} == "$(quoted "$name" "${options[@]}" "$fd")" ]]
+    done
+}
+
+quoted() {
+    echo "${*@Q}"
+}
+
+@test "without options a successor gets the listener's number and nothing else" {
+    start_server
+    # A process without options is what the original program starts.
+    successor_script 'exec -a "./rust_graceful_restart1" "./rust_graceful_restart1.real" "${@: -1}"'
+    restart_server
+    cp "$SERVER_DIR/${NAME}1" "$BATS_TEST_TMPDIR/new"
+    mv "$BATS_TEST_TMPDIR/new" "$BATS_TEST_TMPDIR/${NAME}1"
+    restart_server
+    restart_server
+    mapfile -d '' -t argv <"/proc/$pid/cmdline"
+    ((${#argv[@]} == 2))
+    [[ ${argv[0]} == "./${NAME}1" && ${argv[1]} =~ ^[0-9]+$ ]]
+}
+
+@test "a successor gets the environment as it was, and the channel" {
+    start_command env -i PATH="$PATH" EMPTY= 'STRANGE=a b=c' "./$NAME" -l 127.0.0.1:0
+    wait_listening
+    for ((i = 0; i < 3; i++)); do
+        restart_server
+        mapfile -d '' -t environment <"/proc/$pid/environ"
+        printf '%s\n' "${environment[@]}" | grep -v '^RESTART_CHANNEL=' | sort \
+            >"$BATS_TEST_TMPDIR/environment"
+        diff "$BATS_TEST_TMPDIR/environment" <(printf '%s\n' PATH="$PATH" EMPTY= 'STRANGE=a b=c' | sort)
+        [[ $(printf '%s\n' "${environment[@]}" | grep -c "^RESTART_CHANNEL=$old:[0-9]\+$") == 1 ]]
+    done
+}
+
+@test "a successor gets the signal mask and the ignored signals that the first process was given" {
+    local given=(env "--ignore-signal=HUP,USR2,CHLD" "--block-signal=WINCH,ALRM,USR1")
+    start_command "${given[@]}" tail -f /dev/null
+    wait_for runs "$pid" tail
+    signals "$pid" >"$BATS_TEST_TMPDIR/given"
+    grep -Eq '^SigBlk: .*[1-9a-f]' "$BATS_TEST_TMPDIR/given"
+    start_command "${given[@]}" "./$NAME" -l 127.0.0.1:0
+    wait_listening
+    restart_server
+    restart_server
+    # It touches no signals, and follows whatever it is given for file names.
+    program=$BATS_TEST_TMPDIR/$(successor_name)
+    printf '#!/usr/bin/env -S tail -q -f /dev/null --\n' >"$program.new"
+    chmod +x "$program.new"
+    mv "$program.new" "$program"
+    kill -USR1 "$pid"
+    wait_log "\[$pid]: successor started"
+    successor=$(children "$pid")
+    wait_for runs "$successor" tail
+    diff "$BATS_TEST_TMPDIR/given" <(signals "$successor")
+}
+
+runs() {
+    [[ $(<"/proc/$1/comm") == "$2" ]]
+}
+
+# The signals that process PID blocks and ignores, but for 32 and 33: they are libc's own, whose
+# posix_spawn ignores them in the child.
+signals() {
+    local kind mask
+    while read -r kind mask; do
+        printf '%s %x\n' "$kind" $((16#$mask & ~(3 << 31)))
+    done < <(grep -E '^Sig(Blk|Ign)' "/proc/$1/status")
+}
+
+@test "SIGPIPE ends a successor's program as it would any other" {
+    start_server
+    successor_script 'grep "^SigIgn" /proc/self/status >signals; become "$@"'
+    restart_server
+    read -r _ ignored <"$BATS_TEST_TMPDIR/signals"
+    (((16#$ignored >> 12 & 1) == 0))
+    # It ignores it itself.
+    read -r _ ignored < <(grep '^SigIgn' "/proc/$pid/status")
+    (((16#$ignored >> 12 & 1) == 1))
+}
+
+@test "it restarts, and learns of a failed one, where its starter ignored SIGCHLD" {
+    start_command env --ignore-signal=CHLD "./$NAME" -l 127.0.0.1:0
+    wait_listening
+    restart_server
+    successor_script 'exit 3'
+    fail_restart
+    childless "$pid"
+    mend_successor
+    serves
+    restart_server
+    serves
+}
+
+@test "a successor has no descriptor open but 0, 1, 2, the listener and the channel" {
+    start_command "./$NAME" -l 127.0.0.1:0 7</dev/null 8>"$BATS_TEST_TMPDIR/8" 9<"$0"
+    wait_listening
+    open_clients
+    successor_script 'find /proc/$$/fd -mindepth 1 -printf "%f %l\n" >fds
+        echo "$RESTART_CHANNEL ${@: -1}" >numbers; become "$@"'
+    restart_server
+    read -r channel listener <"$BATS_TEST_TMPDIR/numbers"
+    channel=${channel#*:}
+    # Bash has its script open at 255.
+    diff <(cut -d ' ' -f 1 "$BATS_TEST_TMPDIR/fds" | sort) \
+        <(printf '%s\n' 0 1 2 "$listener" "$channel" 255 | sort)
+    grep -q "^0 /dev/null$" "$BATS_TEST_TMPDIR/fds"
+    grep -q "^1 $log.out$" "$BATS_TEST_TMPDIR/fds"
+    grep -q "^2 $log$" "$BATS_TEST_TMPDIR/fds"
+    grep -q "^$listener socket:" "$BATS_TEST_TMPDIR/fds"
+    grep -q "^$channel socket:" "$BATS_TEST_TMPDIR/fds"
+}
+
+@test "toggling looks at the end of the file name only" {
+    mkdir -p "$BATS_TEST_TMPDIR/a1/v1"
+    for name in srv srv1; do
+        cp "$SERVER_DIR/$NAME" "$BATS_TEST_TMPDIR/a1/v1/$name"
+    done
+    start_command a1/v1/srv -l 127.0.0.1:0
+    wait_listening
+    for name in srv1 srv srv1; do
+        restart_server
+        mapfile -d '' -t argv <"/proc/$pid/cmdline"
+        [[ ${argv[0]} == "a1/v1/$name" ]]
+        logged "^$name\[$pid]: listening"
+        serves
+    done
+}
+
+@test "toggling takes away one 1 at a time" {
+    for name in srv srv1 srv11; do
+        cp "$SERVER_DIR/$NAME" "$BATS_TEST_TMPDIR/$name"
+    done
+    start_command ./srv11 -l 127.0.0.1:0
+    wait_listening
+    for name in srv1 srv srv1; do
+        restart_server
+        logged "^$name\[$pid]: listening"
+        serves
+    done
+}
+
+@test "a file whose name is a mere 1 gets another" {
+    mkdir "$BATS_TEST_TMPDIR/a"
+    for name in 1 11 a/1 a/11; do
+        cp "$SERVER_DIR/$NAME" "$BATS_TEST_TMPDIR/$name"
+    done
+    for folder in . ./a; do
+        start_command "$folder/1" -l 127.0.0.1:0
+        wait_listening
+        for name in 11 1; do
+            restart_server
+            logged "^$name\[$pid]: listening"
+            [[ $(readlink "/proc/$pid/exe") -ef "$BATS_TEST_TMPDIR/$folder/$name" ]]
+            serves
+        done
+    done
+}
+
+@test "a name without a slash is looked up in PATH" {
+    mkdir "$BATS_TEST_TMPDIR/bin"
+    install_server "$BATS_TEST_TMPDIR/bin"
+    rm "$BATS_TEST_TMPDIR/$NAME" "$BATS_TEST_TMPDIR/${NAME}1"
+    start_command env PATH="/nowhere:$BATS_TEST_TMPDIR/bin:$PATH" "$NAME" -l 127.0.0.1:0
+    wait_listening
+    for name in "${NAME}1" "$NAME"; do
+        restart_server
+        mapfile -d '' -t argv <"/proc/$pid/cmdline"
+        [[ ${argv[0]} == "$name" ]]
+        [[ $(readlink "/proc/$pid/exe") == "$BATS_TEST_TMPDIR/bin/$name" ]]
+        serves
+    done
+}
+
+@test "a name that is too long to toggle fails the restart, not the service" {
+    long=$(printf 'x%.0s' {1..5000})
+    start_command bash -c "exec -a ./$long ./$NAME -l 127.0.0.1:0"
+    wait_for serves_at_all
+    kill -USR1 "$pid"
+    wait_for serves
+    kill -USR1 "$pid"
+    wait_for serves
+    [[ $(holder_of_port) == "$pid" ]]
+}
+
+@test "without a ready report: with --ready-timeout 0 the successor is trusted at once" {
+    start_server --ready-timeout 0
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    # This is all that a program needs to know that takes nothing but a descriptor.
+    successor_script 'echo "${RESTART_CHANNEL-none}" >channel; become "$@"'
+    kill -USR1 "$pid"
+    wait_for succeeded "$pid"
+    [[ $(<"$BATS_TEST_TMPDIR/channel") == none ]]
+    serves
+    send "$conn" "$REST"
+    receive "$conn"
+    [[ $code == 200 ]]
+    announces_close
+    ended "$pid"
+    ((status == 0))
+    serves
+}
+
+@test "without a ready report: a successor that cannot be executed leaves the service as it was" {
+    start_server --ready-timeout 0
+    open_clients
+    before=$(descriptors "$pid")
+    rm "$BATS_TEST_TMPDIR/${NAME}1"
+    fail_restart
+    logged "\[$pid]: restart failed: .*No such file or directory"
+    serves
+    ask "$resting"
+    [[ $(descriptors "$pid") == "$before" ]]
+    mend_successor
+    kill -USR1 "$pid"
+    wait_for succeeded "$pid"
+    serves
+}
+
+@test "without a ready report: no request of new connections is lost" {
+    start_server --ready-timeout 0
+    in_background curl -q -sS --noproxy '*' --fail -H 'Connection: close' -o /dev/null \
+        -w '%{http_code}\n' "http://127.0.0.1:$port/?[1-2000]" >"$BATS_TEST_TMPDIR/codes"
+    while alive "$job"; do
+        pid=$(serving_pid)
+        kill -USR1 "$pid"
+        wait_for succeeded "$pid"
+    done
+    wait "$job"
+    [[ $(grep -c '^200$' "$BATS_TEST_TMPDIR/codes") == 2000 ]]
+}
+
+@test "the log tells a restart step by step" {
+    start_server
+    connect
+    resting=$conn
+    ask "$resting"
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    restart_server
+    logged "^$NAME\[$old]: .*SIGUSR1"
+    logged "^$NAME\[$old]: successor started: .*\b$pid\b.*\./${NAME}1|^$NAME\[$old]: successor started: .*\./${NAME}1.*\b$pid\b"
+    logged "^${NAME}1\[$pid]: listening on 127\.0\.0\.1:$port \(inherited fd [0-9]+\), version"
+    logged "^$NAME\[$old]: handed over.*[0-9]+ connection"
+    logged "^$NAME\[$old]: draining: [0-9]+ connection"
+    send "$conn" "$REST"
+    answered "$conn"
+    ended "$old"
+    # Its last line is about its end.
+    [[ $(grep "\[$old]:" "$log" | tail -n 1) =~ (end|done|bye|finished) ]]
+    # Nothing but whole lines, each under a name and a pid that are real.
+    [[ $(grep -Evc "^$NAME(\[$old]|1\[$pid]): .+$" "$log") == 0 ]]
+}
+
+@test "each line of the log is one write" {
+    command -v strace >/dev/null || skip 'needs strace'
+    start_command strace -D -f -qq -o "$BATS_TEST_TMPDIR/trace" -e trace=write,writev \
+        -e write=2 "./$NAME" -l 127.0.0.1:0
+    wait_listening
+    restart_server
+    wait_gone "$old"
+    kill -TERM "$pid"
+    wait_gone "$pid"
+    [[ $(grep -Ec 'write\(2, "rust_graceful_restart.*= ' "$BATS_TEST_TMPDIR/trace") == "$(wc -l <"$log")" ]]
+}
+
+@test "it serves and restarts with all standard streams closed, and no client gets log lines" {
+    (cd "$BATS_TEST_TMPDIR" && exec "./$NAME" -l 127.0.0.1:0 3>&- <&- >&- 2>&-) &
+    pid=$!
+    wait_for serves_at_all
+    for ((i = 0; i < 3; i++)); do
+        connect
+        send "$conn" "$HALF"
+        wait_for taken "$conn"
+        old=$pid
+        kill -USR1 "$old"
+        wait_for handed_on "$old"
+        pid=$(holder_of_port)
+        send "$conn" "$REST"
+        answered "$conn"
+        wait_gone "$old"
+        serves
+        [[ -z $(timeout 0.1 cat <&"$conn") ]]
+        disconnect "$conn"
+    done
+    kill -TERM "$pid"
+    wait_gone "$pid"
+}
+
+@test "it serves and restarts with standard error a pipe that nobody reads, and is full" {
+    mkfifo "$BATS_TEST_TMPDIR/pipe"
+    exec {pipe}<>"$BATS_TEST_TMPDIR/pipe"
+    dd if=/dev/zero bs=4096 oflag=nonblock status=none 1>&"$pipe" 2>/dev/null || true
+    # dd made the description non-blocking: the server gets one that blocks.
+    (cd "$BATS_TEST_TMPDIR" && exec "./$NAME" -l 127.0.0.1:0 </dev/null 2>pipe 3>&- {pipe}>&-) &
+    pid=$!
+    deaf_to_its_log
+}
+
+@test "it serves and restarts with standard error a pipe that nobody has open any more" {
+    mkfifo "$BATS_TEST_TMPDIR/pipe"
+    exec {pipe}<>"$BATS_TEST_TMPDIR/pipe"
+    (cd "$BATS_TEST_TMPDIR" && exec "./$NAME" -l 127.0.0.1:0 </dev/null 2>pipe 3>&- {pipe}>&-) &
+    pid=$!
+    wait_for serves_at_all
+    exec {pipe}>&-
+    deaf_to_its_log
+}
+
+deaf_to_its_log() {
+    wait_for serves_at_all
+    for ((i = 0; i < 2; i++)); do
+        old=$pid
+        kill -USR1 "$old"
+        wait_for handed_on "$old"
+        pid=$(holder_of_port)
+        serves
+        wait_gone "$old"
+    done
+    kill -TERM "$pid"
+    wait_gone "$pid"
+}
+
+@test "it restarts where it listens on IPv6, too" {
+    start_command "./$NAME" -l '[::1]:0'
+    wait_listening
+    logged "\[$pid]: listening on \[::1]:$port"
+    restart_server
+    logged "\[$pid]: listening on \[::1]:$port \(inherited fd"
+    [[ $(curl -q -sS --noproxy '*' -g "http://[::1]:$port/") == 'Hello, World!' ]]
+}

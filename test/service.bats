@@ -1,0 +1,641 @@
+#!/usr/bin/env bats
+# The service manager, socket activation, the unit files, and the pid file.
+# shellcheck disable=SC2016 # scripts in quotes are run by the successor
+# shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
+
+bats_require_minimum_version 1.5.0
+load helper
+
+units=$BATS_TEST_DIRNAME/units
+
+# ---- playing the service manager ----
+
+# manage ADDRESS [full]: plays the service manager at ADDRESS, and has the server know.
+manage() {
+    notes=$BATS_TEST_TMPDIR/notes
+    (cd "$BATS_TEST_TMPDIR" && exec "$BUILD_DIR/manager" "$@" </dev/null >notes 3>&-) &
+    wait_for grep -qsx ready "$notes"
+    export NOTIFY_SOCKET=$1
+}
+
+# What the manager was told: a line each, PID TEXT, with N for the number of microseconds.
+notes() {
+    sed -E '1d; s/^([0-9]+) [0-9]+ /\1 /; s/(MONOTONIC_USEC)=[0-9]+/\1=N/' "$notes"
+}
+
+noted() {
+    grep -Eq -- "$1" < <(notes)
+}
+
+wait_note() {
+    wait_for noted "$1"
+}
+
+# only_noted: whether the manager was told what standard input says, and nothing else.
+only_noted() {
+    diff - <(notes)
+}
+
+# start_traced [OPTIONS OF STRACE...] -- [OPTIONS...]: starts the server; what it and its successors
+# call is in the file calls. Leaks cannot be looked for in a process that is traced.
+start_traced() {
+    local options=()
+    while (($#)) && [[ $1 != -- ]]; do
+        options+=("$1")
+        shift
+    done
+    export ASAN_OPTIONS=detect_leaks=0
+    calls=$BATS_TEST_TMPDIR/calls
+    start_command strace -D -f -qq -o "$calls" "${options[@]}" "./$NAME" -l 127.0.0.1:0 "${@:2}"
+    wait_listening
+}
+
+# Ends the process that serves as a user does, and waits until the manager knows.
+stop_server() {
+    pid=$(serving_pid)
+    kill -TERM "$pid"
+    wait_gone "$pid"
+    wait_note "^$pid STOPPING=1$"
+}
+
+@test "the service manager learns that the server serves, and that it ends, and no more" {
+    for address in "$BATS_TEST_TMPDIR/notify" "@$BATS_TEST_TMPDIR/notify"; do
+        rm -f "$log"
+        manage "$address"
+        start_command "./$NAME" -l 127.0.0.1:0
+        wait_note "^$pid READY=1$"
+        wait_listening
+        serves
+        stop_server
+        ended "$pid"
+        ((status == 0))
+        only_noted <<<"$pid READY=1
+$pid STOPPING=1"
+    done
+}
+
+@test "the server says READY=1 only once it listens" {
+    manage "$BATS_TEST_TMPDIR/notify"
+    start_traced -e trace=listen,sendto
+    wait_note READY=1
+    wait_for grep -q READY=1 "$calls"
+    [[ $(grep -Eo 'listen\(|READY=1' "$calls" | tr '\n' ' ') == 'listen( READY=1 ' ]]
+}
+
+@test "SIGINT tells the service manager the same as SIGTERM" {
+    manage "$BATS_TEST_TMPDIR/notify"
+    start_server
+    kill -INT "$pid"
+    ended "$pid"
+    ((status == 0))
+    wait_note STOPPING=1
+    only_noted <<<"$pid READY=1
+$pid STOPPING=1"
+}
+
+@test "each restart is told by the process that is the main one: no successor speaks before" {
+    manage "$BATS_TEST_TMPDIR/notify"
+    start_server
+    expected="$pid READY=1"
+    for _ in 1 2 3; do
+        restart_server
+        wait_gone "$old"
+        expected+="
+$old RELOADING=1|MONOTONIC_USEC=N|STATUS=
+$old MAINPID=$pid|READY=1"
+    done
+    stop_server
+    only_noted <<<"$expected
+$pid STOPPING=1"
+}
+
+@test "a restart says when it began, by the monotonic clock" {
+    manage "$BATS_TEST_TMPDIR/notify"
+    start_server
+    wait_note READY=1
+    restart_server
+    wait_note MAINPID
+    local before came began
+    before=$(sed -nE 's/^[0-9]+ ([0-9]+) READY=1$/\1/p' "$notes")
+    read -r came began < <(sed -nE \
+        's/^[0-9]+ ([0-9]+) RELOADING=1\|MONOTONIC_USEC=([0-9]+)\|.*/\1 \2/p' "$notes")
+    echo "ready $before, restart began $began, notified $came"
+    ((before < began && began <= came))
+}
+
+# fails_with WHY: a restart fails, and the service manager learns WHY, a regular expression.
+fails_with() {
+    local told
+    told=$(notes | wc -l)
+    fail_restart
+    wait_for [ "$(notes | wc -l)" -ge $((told + 2)) ]
+    notes | tail -n +$((told + 1)) >"$BATS_TEST_TMPDIR/told"
+    cat "$BATS_TEST_TMPDIR/told"
+    [[ $(wc -l <"$BATS_TEST_TMPDIR/told") == 2 ]]
+    sed -n 1p "$BATS_TEST_TMPDIR/told" | grep -qx "$pid RELOADING=1|MONOTONIC_USEC=N|STATUS="
+    sed -n 2p "$BATS_TEST_TMPDIR/told" | grep -Eqx "$pid READY=1\|STATUS=restart failed: $1"
+    serves
+}
+
+@test "after each restart that fails the service manager learns why, and that the server is ready" {
+    manage "$BATS_TEST_TMPDIR/notify"
+    start_server --ready-timeout 1
+    wait_note READY=1
+    rm "$BATS_TEST_TMPDIR/${NAME}1"
+    fails_with '.*No such file or directory'
+    mend_successor
+    chmod -x "$BATS_TEST_TMPDIR/${NAME}1"
+    fails_with '.*Permission denied'
+    echo garbage >"$BATS_TEST_TMPDIR/${NAME}1"
+    chmod +x "$BATS_TEST_TMPDIR/${NAME}1"
+    fails_with '.*Exec format error'
+    mend_successor
+    successor_script 'exit 3'
+    fails_with 'successor [0-9]+ exited with status 3'
+    successor_script 'kill -KILL $$'
+    fails_with 'successor [0-9]+ was ended by signal 9 \(Killed\)'
+    successor_script 'exec sleep 60'
+    fails_with 'successor [0-9]+ was not ready within 1 s and was killed'
+    mend_successor
+    told=$(notes | wc -l)
+    restart_server
+    stop_server
+    diff <(notes | tail -n +$((told + 1))) - <<<"$old RELOADING=1|MONOTONIC_USEC=N|STATUS=
+$old MAINPID=$pid|READY=1
+$pid STOPPING=1"
+}
+
+@test "who is no longer the main process says nothing when told to end" {
+    manage "$BATS_TEST_TMPDIR/notify"
+    start_server
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    restart_server
+    kill -TERM "$old"
+    wait_log "\[$old]: SIGTERM received"
+    send "$conn" "$REST"
+    answered "$conn"
+    wait_gone "$old"
+    disconnect "$conn"
+    stop_server
+    only_noted <<<"$old READY=1
+$old RELOADING=1|MONOTONIC_USEC=N|STATUS=
+$old MAINPID=$pid|READY=1
+$pid STOPPING=1"
+}
+
+@test "ended in the middle of a restart, the server says so once, and takes its successor along" {
+    manage "$BATS_TEST_TMPDIR/notify"
+    start_server
+    successor_script ': >started; exec sleep 60'
+    kill -USR1 "$pid"
+    wait_for test -e "$BATS_TEST_TMPDIR/started"
+    successor=$(children "$pid")
+    kill -TERM "$pid"
+    ended "$pid"
+    ((status == 0))
+    gone "$successor"
+    wait_note STOPPING=1
+    only_noted <<<"$pid READY=1
+$pid RELOADING=1|MONOTONIC_USEC=N|STATUS=
+$pid STOPPING=1"
+}
+
+@test "a service manager that is not there harms nothing" {
+    for address in "$BATS_TEST_TMPDIR/missing" "@$BATS_TEST_TMPDIR/missing" /dev/null / '' \
+        "/$(printf 'x%.0s' {1..200})"; do
+        rm -f "$log"
+        NOTIFY_SOCKET=$address start_server
+        serves
+        restart_server
+        serves
+        wait_gone "$old"
+        kill -TERM "$pid"
+        wait_gone "$pid"
+    done
+}
+
+@test "a service manager that does not read harms nothing" {
+    manage "$BATS_TEST_TMPDIR/notify" full
+    start_server
+    connect
+    ask "$conn"
+    restart_server
+    ask "$conn"
+    wait_gone "$old"
+    ask "$conn"
+    [[ $(count_log 'cannot notify the service manager: Resource temporarily unavailable') == 3 ]]
+    kill -KILL "$pid" # each message that it has left takes it a second
+}
+
+# ---- socket activation ----
+
+# activate [OPTIONS...] -- COMMAND...: starts COMMAND as a service manager does at the first
+# connection to a socket of its own, and makes that connection. Sets pid and port.
+activate() {
+    local options=()
+    while [[ $1 != -- ]]; do
+        options+=("$1")
+        shift
+    done
+    port=$(free_port)
+    start_command systemd-socket-activate -l "127.0.0.1:$port" "${options[@]}" "${@:2}"
+    wait_log '^Listening on '
+    connect
+}
+
+# A port that nobody uses, and that the kernel gives nobody by itself.
+free_port() {
+    local first port
+    read -r first _ </proc/sys/net/ipv4/ip_local_port_range
+    while
+        port=$((first / 2 + RANDOM % (first / 2)))
+        grep -q "$(printf ' [0-9A-F]*:%04X ' "$port")" /proc/net/tcp /proc/net/tcp6
+    do :; done
+    echo "$port"
+}
+
+# What the last of the processes that serve was given with its environment.
+environment() {
+    tr '\0' '\n' <"/proc/$(serving_pid)/environ"
+}
+
+@test "a socket that the service manager passes is served, and wins over --listen" {
+    activate -- "./$NAME" --listen 127.0.0.1:1
+    send "$conn" "$WHOLE"
+    answered "$conn"
+    wait_log "\[$pid]: listening on 127\.0\.0\.1:$port \(inherited fd 3\)"
+    serves
+}
+
+@test "a socket that the service manager passes goes on through restarts, its variables do not" {
+    activate --fdname=web -E KEPT=1 -- "./$NAME"
+    send "$conn" "$WHOLE"
+    answered "$conn"
+    environment | grep -q '^LISTEN_FDS=1$'
+    for _ in 1 2 3; do
+        restart_server
+        environment | grep -q '^KEPT=1$'
+        [[ ! $(environment) =~ LISTEN_ ]]
+        logged "\[$pid]: listening on 127\.0\.0\.1:$port \(inherited fd 3\)"
+        ask "$conn"
+        serves
+        wait_gone "$old"
+    done
+}
+
+@test "FD wins over the socket that the service manager passes" {
+    other=$(free_port)
+    activate -l "127.0.0.1:$other" -- "./$NAME" 4
+    wait_log "\[$pid]: listening on 127\.0\.0\.1:$other \(inherited fd 4\)"
+    port=$other
+    serves
+}
+
+@test "more than one socket from the service manager is refused with status 2" {
+    activate -l "127.0.0.1:$(free_port)" -- "./$NAME"
+    ended "$pid"
+    ((status == 2))
+    logged "$NAME\[$pid]: .*2 sockets"
+    run ! logged "$NAME\[$pid]: listening on"
+}
+
+@test "a socket from the service manager that is no stream is refused with status 2" {
+    start_command systemd-socket-activate --seqpacket -l "$BATS_TEST_TMPDIR/socket" "./$NAME"
+    wait_for test -S "$BATS_TEST_TMPDIR/socket"
+    socat -u /dev/null "UNIX-CONNECT:$BATS_TEST_TMPDIR/socket,type=5"
+    ended "$pid"
+    ((status == 2))
+    logged "$NAME\[$pid]: cannot listen on inherited fd 3"
+}
+
+@test "a socket from the service manager that is not open is refused with status 2" {
+    start_command bash -c "exec 3<&-; LISTEN_PID=\$\$ LISTEN_FDS=1 exec ./$NAME -l 127.0.0.1:0"
+    ended "$pid"
+    ((status == 2))
+    logged 'cannot listen on inherited fd 3: '
+}
+
+@test "sockets that were meant for another process are left alone" {
+    for listen_pid in 1 '' x "$$ " 0; do
+        rm -f "$log"
+        LISTEN_PID=$listen_pid LISTEN_FDS=1 LISTEN_FDNAMES=web start_server
+        logged "\[$pid]: listening on 127\.0\.0\.1:$port, version"
+        restart_server
+        [[ ! $(environment) =~ LISTEN_ ]]
+        kill -TERM "$pid"
+        wait_gone "$pid"
+    done
+    LISTEN_FDS=1 start_server
+}
+
+# ---- the unit files ----
+
+# verified UNIT...: systemd finds nothing to say about UNITs, as they are in the test's folder.
+verified() {
+    local unit said
+    for unit; do
+        said=$(cd "$BATS_TEST_TMPDIR" && systemd-analyze verify "./$unit" 2>&1) || true
+        echo "$unit: $said"
+        [[ -z $said ]]
+    done
+}
+
+systemd_version() {
+    systemd-analyze --version | sed -nE '1s/^systemd ([0-9]+).*/\1/p'
+}
+
+@test "systemd finds nothing wrong with the unit files" {
+    local unit
+    for unit in "$units"/*; do
+        sed "s,=/usr/local/bin/,=$BATS_TEST_TMPDIR/," "$unit" >"$BATS_TEST_TMPDIR/${unit##*/}"
+    done
+    # Only 253 and newer know Type=notify-reload: before, all but this is verified.
+    if (($(systemd_version) < 253)); then
+        grep -qx Type=notify-reload "$BATS_TEST_TMPDIR/$NAME-reload.service"
+        grep -qx ReloadSignal=SIGUSR1 "$BATS_TEST_TMPDIR/$NAME-reload.service"
+        sed -i 's/^Type=notify-reload$/Type=notify/; /^ReloadSignal=SIGUSR1$/d' \
+            "$BATS_TEST_TMPDIR/$NAME-reload.service"
+    fi
+    verified "$NAME.service" "$NAME-reload.service" "$NAME.socket"
+    # The check would notice.
+    sed -i 's/^Type=.*/Type=nonsense/' "$BATS_TEST_TMPDIR/$NAME.service"
+    run ! verified "$NAME.service"
+}
+
+@test "the two services differ only in how a restart is asked for" {
+    run diff "$units/$NAME.service" "$units/$NAME-reload.service"
+    diff <(grep '^[<>]' <<<"$output") - <<'EOT'
+< Type=notify
+> Type=notify-reload
+< ExecReload=kill -USR1 $MAINPID
+> ReloadSignal=SIGUSR1
+EOT
+}
+
+@test "the unit files that the README shows are those that are tested" {
+    readme=$(sed 's/^    //' "$BATS_TEST_DIRNAME/../README.md")
+    for unit in "$NAME.service" "$NAME.socket"; do
+        [[ $readme == *"$(<"$units/$unit")"* ]]
+    done
+    [[ $readme == *Type=notify-reload* && $readme == *ReloadSignal=SIGUSR1* ]]
+}
+
+# setting UNIT NAME: what the unit file UNIT sets NAME to.
+setting() {
+    sed -n "s/^$2=//p" "$1"
+}
+
+# syscall_filter SET: the names of the system calls in SET, and in the sets of which it consists.
+syscall_filter() {
+    local name
+    while read -r name; do
+        case $name in
+        '#'* | "$1") ;;
+        @*) syscall_filter "$name" ;;
+        *) echo "$name" ;;
+        esac
+    done < <(systemd-analyze syscall-filter "$1")
+}
+
+# Starts, serves, restarts, fails to, and ends, with everything on; its calls are in calls.
+live_a_life() {
+    manage "$BATS_TEST_TMPDIR/notify"
+    start_traced -- --pid-file "$BATS_TEST_TMPDIR/pid"
+    connect
+    ask "$conn"
+    restart_server
+    ask "$conn"
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    rm "$BATS_TEST_TMPDIR/$NAME"
+    fail_restart
+    send "$conn" "$REST"
+    answered "$conn"
+    disconnect "$conn"
+    stop_server
+}
+
+@test "the unit files' restrictions forbid nothing that the server does in its life" {
+    live_a_life
+    local unit=$units/$NAME.service
+    sed -nE 's/^[0-9]+ +([a-z_0-9]+)\(.*/\1/p' "$calls" | sort -u >"$BATS_TEST_TMPDIR/used"
+    sed -nE 's/.*socket(pair)?\(([A-Z_0-9]+),.*/\2/p' "$calls" | sort -u >"$BATS_TEST_TMPDIR/families"
+    grep -qx clone3 "$BATS_TEST_TMPDIR/used" || grep -qx -e clone -e vfork "$BATS_TEST_TMPDIR/used"
+    grep -qx AF_INET "$BATS_TEST_TMPDIR/families"
+    run ! grep -vxFf <(syscall_filter "$(setting "$unit" SystemCallFilter)") "$BATS_TEST_TMPDIR/used"
+    run ! grep -vxFf <(setting "$unit" RestrictAddressFamilies | tr ' ' '\n') \
+        "$BATS_TEST_TMPDIR/families"
+    # MemoryDenyWriteExecute
+    run ! grep -E 'PROT_WRITE\|PROT_EXEC' "$calls"
+}
+
+# ---- the pid file ----
+
+# The file as a whole: one line of digits.
+pid_in_file() {
+    local line
+    IFS= read -r line <"$pid_file" && [[ $line =~ ^[1-9][0-9]*$ ]] &&
+        (($(wc -c <"$pid_file") == ${#line} + 1)) && echo "$line"
+}
+
+named_in_file() {
+    [[ $(pid_in_file) == "$1" ]]
+}
+
+# holders: the processes that hold the listening socket at $port.
+holders() {
+    local inode
+    inode=$(awk -v port=":$(printf '%04X' "$port")" \
+        '$4 == "0A" && substr($2, 9) == port { print $10 }' /proc/net/tcp)
+    find /proc/[0-9]*/fd -lname "socket:\[$inode]" 2>/dev/null | cut -d / -f 3 | sort -u
+}
+
+@test "the pid file names the process that alone holds the listener, restart after restart" {
+    pid_file=$BATS_TEST_TMPDIR/pid
+    start_server --pid-file "$pid_file"
+    named_in_file "$pid"
+    [[ $(stat -c %a "$pid_file") == 644 ]]
+    for _ in 1 2 3; do
+        restart_server
+        wait_for named_in_file "$pid"
+        [[ $(holders) == "$pid" ]]
+        wait_gone "$old"
+        named_in_file "$pid"
+    done
+    [[ $(echo "$pid_file"*) == "$pid_file" ]]
+}
+
+@test "the pid file goes on naming the old process until its successor alone holds the listener" {
+    pid_file=$BATS_TEST_TMPDIR/pid
+    start_server -p "$pid_file"
+    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    kill -USR1 "$pid"
+    wait_for test -e "$BATS_TEST_TMPDIR/started"
+    kill -STOP "$pid"
+    : >"$BATS_TEST_TMPDIR/go"
+    wait_for succeeded "$pid"
+    serves
+    named_in_file "$pid"
+    [[ $(holders | wc -l) == 2 ]]
+    kill -CONT "$pid"
+    wait_for named_in_file "$(serving_pid)"
+    [[ $(holders) == "$(serving_pid)" ]]
+}
+
+@test "a restart that fails leaves the pid file alone" {
+    pid_file=$BATS_TEST_TMPDIR/pid
+    start_server -p "$pid_file" --ready-timeout 1
+    before=$(stat -c '%i %Y %Z' "$pid_file")
+    rm "$BATS_TEST_TMPDIR/${NAME}1"
+    fail_restart
+    mend_successor
+    successor_script 'exit 3'
+    fail_restart
+    successor_script 'exec sleep 60'
+    fail_restart
+    mend_successor
+    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    kill -USR1 "$pid"
+    wait_for test -e "$BATS_TEST_TMPDIR/started"
+    kill -STOP "$pid"
+    : >"$BATS_TEST_TMPDIR/go"
+    wait_for succeeded "$pid"
+    successor=$(serving_pid)
+    kill -KILL "$successor"
+    wait_gone "$successor"
+    kill -CONT "$pid"
+    wait_log 'restart failed: .*signal 9'
+    [[ $(stat -c '%i %Y %Z' "$pid_file") == "$before" ]]
+    named_in_file "$pid"
+    serves
+}
+
+@test "a successor whose predecessor is killed while it starts names itself in the pid file" {
+    pid_file=$BATS_TEST_TMPDIR/pid
+    start_server -p "$pid_file"
+    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    kill -USR1 "$pid"
+    wait_for test -e "$BATS_TEST_TMPDIR/started"
+    kill -KILL "$pid"
+    : >"$BATS_TEST_TMPDIR/go"
+    wait_for succeeded "$pid"
+    wait_for named_in_file "$(serving_pid)"
+    [[ $(holders) == "$(serving_pid)" ]]
+    mend_successor
+    restart_server
+    wait_for named_in_file "$pid"
+    serves
+}
+
+@test "a successor whose predecessor is killed before the hand-over names itself in the pid file" {
+    pid_file=$BATS_TEST_TMPDIR/pid
+    start_server -p "$pid_file"
+    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    kill -USR1 "$pid"
+    wait_for test -e "$BATS_TEST_TMPDIR/started"
+    kill -STOP "$pid"
+    : >"$BATS_TEST_TMPDIR/go"
+    wait_for succeeded "$pid"
+    named_in_file "$pid"
+    kill -KILL "$pid"
+    wait_for named_in_file "$(serving_pid)"
+    [[ $(holders) == "$(serving_pid)" ]]
+    mend_successor
+    restart_server
+    wait_for named_in_file "$pid"
+    serves
+}
+
+# watch_pid_file: reads it as fast as it can, until there is a file named enough. Writes a line to
+# wrong whenever it was no whole pid, or that of no process that lives, and counts in looks.
+watch_pid_file() {
+    local line again looks=0
+    while [[ ! -e $BATS_TEST_TMPDIR/enough ]]; do
+        looks=$((looks + 1))
+        if ! IFS= read -r line <"$pid_file" || [[ ! $line =~ ^[1-9][0-9]*$ ]]; then
+            echo "look $looks: not whole: '$line'"
+        elif gone "$line" && IFS= read -r again <"$pid_file" && [[ $again == "$line" ]]; then
+            echo "look $looks: $line has ended"
+        fi
+    done >"$BATS_TEST_TMPDIR/wrong" 2>&1
+    echo "$looks" >"$BATS_TEST_TMPDIR/looks"
+}
+
+@test "the pid file is a whole one of a process that serves, whenever one looks" {
+    pid_file=$BATS_TEST_TMPDIR/pid
+    start_server -p "$pid_file"
+    in_background watch_pid_file
+    for _ in {1..30}; do
+        restart_server
+    done
+    : >"$BATS_TEST_TMPDIR/enough"
+    wait "$job"
+    echo "looks: $(<"$BATS_TEST_TMPDIR/looks")"
+    cat "$BATS_TEST_TMPDIR/wrong"
+    [[ ! -s $BATS_TEST_TMPDIR/wrong ]]
+    (($(<"$BATS_TEST_TMPDIR/looks") > 100))
+}
+
+@test "the pid file is removed at the end by the process that it names" {
+    pid_file=$BATS_TEST_TMPDIR/pid
+    start_server -p "$pid_file"
+    kill -TERM "$pid"
+    ended "$pid"
+    [[ ! -e $pid_file ]]
+    start_server -p "$pid_file"
+    restart_server
+    wait_gone "$old"
+    wait_for named_in_file "$pid"
+    kill -INT "$pid"
+    wait_gone "$pid"
+    [[ ! -e $pid_file ]]
+    start_server -p "$pid_file"
+    connect
+    ask "$conn"
+    kill -TERM "$pid"
+    wait_log "\[$pid]: SIGTERM received"
+    kill -TERM "$pid"
+    ended "$pid"
+    ((status == 1))
+    [[ ! -e $pid_file ]]
+}
+
+@test "the pid file is removed by no process but the one that it names" {
+    pid_file=$BATS_TEST_TMPDIR/pid
+    start_server -p "$pid_file"
+    echo $$ >"$pid_file"
+    kill -TERM "$pid"
+    ended "$pid"
+    ((status == 0))
+    [[ $(<"$pid_file") == "$$" ]]
+    start_server -p "$pid_file"
+    named_in_file "$pid"
+    rm "$pid_file"
+    kill -TERM "$pid"
+    ended "$pid"
+    ((status == 0))
+}
+
+@test "a pid file that cannot be written is a clear error at the start, status 1" {
+    for pid_file in "$BATS_TEST_TMPDIR/missing/pid" /dev/full/pid "$BATS_TEST_TMPDIR"; do
+        rm -f "$log"
+        start_command "./$NAME" -l 127.0.0.1:0 --pid-file "$pid_file"
+        ended "$pid"
+        ((status == 1))
+        [[ $(count_log "^$NAME\[$pid]: cannot write pid file $pid_file: [A-Z]") == 1 ]]
+    done
+    [[ -z $(find "$BATS_TEST_TMPDIR" "$BATS_TEST_TMPDIR/.." -maxdepth 1 -name '*.[0-9]*' \
+        -newer "$BATS_TEST_TMPDIR/$NAME" -type f) ]]
+}
+
+@test "a pid file that a successor cannot write is said, and the successor serves" {
+    mkdir "$BATS_TEST_TMPDIR/run"
+    pid_file=$BATS_TEST_TMPDIR/run/pid
+    start_server -p "$pid_file"
+    rm -r "$BATS_TEST_TMPDIR/run"
+    restart_server
+    wait_log "\[$pid]: cannot write pid file $pid_file: No such file or directory"
+    serves
+}
