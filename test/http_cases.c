@@ -348,6 +348,10 @@ static const struct row fields[] = {
     {"a value of blanks", BYTES(GET HOST "X: \t \r\n" END), FINE},
     {"no blank behind the colon", BYTES(GET "Host:h\r\n" END), FINE},
     {"blanks around a value", BYTES(GET "Host: \t h \t \r\n" END), FINE},
+    {"names as long as those that matter",
+     BYTES(GET HOST "Hast: x\r\nConnectiom: close\r\nContent-Lengtn: x\r\n"
+                    "Transfer-Encodimg: x\r\n" END),
+     FINE},
     {"a colon in a value", BYTES(GET HOST "X: :\r\n" END), FINE},
     {"a value of colons", BYTES(GET HOST "X:::\r\n" END), FINE},
     {"a value of high bytes", BYTES(GET HOST "X: \x80\xff\r\n" END), FINE},

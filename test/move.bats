@@ -667,9 +667,8 @@ parts_cleanly() {
 }
 
 @test "RESTART_CHANNEL that is not this process's is ignored, and not handed on" {
-    for value in '' : 1 x 1: :9 "1:9" "$$:" "$BASHPID:" "$BASHPID:x" "$BASHPID:-1" "$BASHPID:8" \
-        "$BASHPID:9" "$BASHPID:99999999999999999999" "$BASHPID:4294967305" "x$BASHPID:9" \
-        "$BASHPID:9:9" "$BASHPID: 9" "$(printf '9%.0s' {1..3000}):9"; do
+    for value in '' : 1 :9 1:9 "$BASHPID:" "$BASHPID:-1" "$BASHPID:8" "$BASHPID:9" \
+        "$BASHPID:99999999999999999999" "x$BASHPID:9" "$(printf '9%.0s' {1..3000}):9"; do
         # 9 is open, and no socket; 8 is not open.
         start_command env RESTART_CHANNEL="$value" "./$NAME" -l 127.0.0.1:0 9</dev/null
         wait_listening

@@ -750,7 +750,7 @@ signals() {
     wait_gone "$old"
     kill -TERM "$pid"
     wait_gone "$pid"
-    [[ $(grep -Ec 'write\(2, "rust_graceful_restart.*= ' "$BATS_TEST_TMPDIR/trace") == "$(wc -l <"$log")" ]]
+    [[ $(grep -Ec 'write\(2, "rust_graceful_restart.*= ' "$BATS_TEST_TMPDIR/trace") == "$(count_log "^$NAME")" ]]
 }
 
 @test "it serves and restarts with all standard streams closed, and no client gets log lines" {

@@ -13,6 +13,7 @@ units=$BATS_TEST_DIRNAME/units
 # manage ADDRESS [full]: plays the service manager at ADDRESS, and has the server know.
 manage() {
     notes=$BATS_TEST_TMPDIR/notes
+    rm -f "$notes"
     (cd "$BATS_TEST_TMPDIR" && exec "$BUILD_DIR/manager" "$@" </dev/null >notes 3>&-) &
     wait_for grep -qsx ready "$notes"
     export NOTIFY_SOCKET=$1
@@ -60,7 +61,6 @@ stop_server() {
 
 @test "the service manager learns that the server serves, and that it ends, and no more" {
     for address in "$BATS_TEST_TMPDIR/notify" "@$BATS_TEST_TMPDIR/notify"; do
-        rm -f "$log"
         manage "$address"
         start_command "./$NAME" -l 127.0.0.1:0
         wait_note "^$pid READY=1$"
@@ -139,7 +139,7 @@ fails_with() {
 
 @test "after each restart that fails the service manager learns why, and that the server is ready" {
     manage "$BATS_TEST_TMPDIR/notify"
-    start_server --ready-timeout 1
+    start_server
     wait_note READY=1
     rm "$BATS_TEST_TMPDIR/${NAME}1"
     fails_with '.*No such file or directory'
@@ -154,8 +154,6 @@ fails_with() {
     fails_with 'successor [0-9]+ exited with status 3'
     successor_script 'kill -KILL $$'
     fails_with 'successor [0-9]+ was ended by signal 9 \(Killed\)'
-    successor_script 'exec sleep 60'
-    fails_with 'successor [0-9]+ was not ready within 1 s and was killed'
     mend_successor
     told=$(notes | wc -l)
     restart_server
@@ -163,6 +161,14 @@ fails_with() {
     diff <(notes | tail -n +$((told + 1))) - <<<"$old RELOADING=1|MONOTONIC_USEC=N|STATUS=
 $old MAINPID=$pid|READY=1
 $pid STOPPING=1"
+}
+
+@test "after a restart that takes too long the service manager learns so, too" {
+    manage "$BATS_TEST_TMPDIR/notify"
+    start_server --ready-timeout 1
+    wait_note READY=1
+    successor_script 'exec sleep 60'
+    fails_with 'successor [0-9]+ was not ready within 1 s and was killed'
 }
 
 @test "who is no longer the main process says nothing when told to end" {
@@ -205,7 +211,6 @@ $pid STOPPING=1"
 @test "a service manager that is not there harms nothing" {
     for address in "$BATS_TEST_TMPDIR/missing" "@$BATS_TEST_TMPDIR/missing" /dev/null / '' \
         "/$(printf 'x%.0s' {1..200})"; do
-        rm -f "$log"
         NOTIFY_SOCKET=$address start_server
         serves
         restart_server
@@ -319,7 +324,6 @@ environment() {
 
 @test "sockets that were meant for another process are left alone" {
     for listen_pid in 1 '' x "$$ " 0; do
-        rm -f "$log"
         LISTEN_PID=$listen_pid LISTEN_FDS=1 LISTEN_FDNAMES=web start_server
         logged "\[$pid]: listening on 127\.0\.0\.1:$port, version"
         restart_server
@@ -387,6 +391,40 @@ setting() {
     sed -n "s/^$2=//p" "$1"
 }
 
+# The command of the unit file for NAME, as systemd runs it for the process that serves.
+run_command() {
+    local command
+    command=$(setting "$units/$NAME.service" "$1")
+    MAINPID=$(serving_pid) bash -c "${command#-}"
+}
+
+# The connection is the test's alone.
+stop_without_connection() {
+    disconnect "$conn"
+    run_command ExecStop
+}
+
+@test "the unit file's command to reload restarts, and the one to stop waits for the end" {
+    start_server
+    run_command ExecReload
+    wait_for succeeded "$pid"
+    wait_gone "$pid"
+    pid=$(serving_pid)
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    in_background stop_without_connection
+    wait_log "\[$pid]: SIGTERM received"
+    alive "$job"
+    send "$conn" "$REST"
+    receive "$conn"
+    [[ $code == 200 ]]
+    disconnect "$conn"
+    ended "$job"
+    ((status == 0))
+    gone "$pid"
+}
+
 # syscall_filter SET: the names of the system calls in SET, and in the sets of which it consists.
 syscall_filter() {
     local name
@@ -444,6 +482,25 @@ named_in_file() {
     [[ $(pid_in_file) == "$1" ]]
 }
 
+# start_named [OPTIONS...]: starts the server with a pid file, and waits until it names it.
+start_named() {
+    pid_file=$BATS_TEST_TMPDIR/pid
+    start_server --pid-file "$pid_file" "$@"
+    wait_for named_in_file "$pid"
+}
+
+# Starts a successor, and stops the old process before it can hand over. Sets successor, which
+# serves, but not alone.
+start_successor_only() {
+    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    kill -USR1 "$pid"
+    wait_for test -e "$BATS_TEST_TMPDIR/started"
+    kill -STOP "$pid"
+    : >"$BATS_TEST_TMPDIR/go"
+    wait_for succeeded "$pid"
+    successor=$(serving_pid)
+}
+
 # holders: the processes that hold the listening socket at $port.
 holders() {
     local inode
@@ -453,9 +510,7 @@ holders() {
 }
 
 @test "the pid file names the process that alone holds the listener, restart after restart" {
-    pid_file=$BATS_TEST_TMPDIR/pid
-    start_server --pid-file "$pid_file"
-    named_in_file "$pid"
+    start_named
     [[ $(stat -c %a "$pid_file") == 644 ]]
     for _ in 1 2 3; do
         restart_server
@@ -468,25 +523,18 @@ holders() {
 }
 
 @test "the pid file goes on naming the old process until its successor alone holds the listener" {
-    pid_file=$BATS_TEST_TMPDIR/pid
-    start_server -p "$pid_file"
-    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
-    kill -USR1 "$pid"
-    wait_for test -e "$BATS_TEST_TMPDIR/started"
-    kill -STOP "$pid"
-    : >"$BATS_TEST_TMPDIR/go"
-    wait_for succeeded "$pid"
+    start_named
+    start_successor_only
     serves
     named_in_file "$pid"
     [[ $(holders | wc -l) == 2 ]]
     kill -CONT "$pid"
-    wait_for named_in_file "$(serving_pid)"
-    [[ $(holders) == "$(serving_pid)" ]]
+    wait_for named_in_file "$successor"
+    [[ $(holders) == "$successor" ]]
 }
 
 @test "a restart that fails leaves the pid file alone" {
-    pid_file=$BATS_TEST_TMPDIR/pid
-    start_server -p "$pid_file" --ready-timeout 1
+    start_named --ready-timeout 1
     before=$(stat -c '%i %Y %Z' "$pid_file")
     rm "$BATS_TEST_TMPDIR/${NAME}1"
     fail_restart
@@ -495,26 +543,26 @@ holders() {
     fail_restart
     successor_script 'exec sleep 60'
     fail_restart
-    mend_successor
-    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
-    kill -USR1 "$pid"
-    wait_for test -e "$BATS_TEST_TMPDIR/started"
-    kill -STOP "$pid"
-    : >"$BATS_TEST_TMPDIR/go"
-    wait_for succeeded "$pid"
-    successor=$(serving_pid)
+    [[ $(stat -c '%i %Y %Z' "$pid_file") == "$before" ]]
+    named_in_file "$pid"
+}
+
+@test "a successor that is killed before the hand-over leaves the pid file alone" {
+    start_named
+    before=$(stat -c '%i %Y %Z' "$pid_file")
+    start_successor_only
     kill -KILL "$successor"
     wait_gone "$successor"
     kill -CONT "$pid"
     wait_log 'restart failed: .*signal 9'
     [[ $(stat -c '%i %Y %Z' "$pid_file") == "$before" ]]
     named_in_file "$pid"
+    [[ $(holders) == "$pid" ]]
     serves
 }
 
 @test "a successor whose predecessor is killed while it starts names itself in the pid file" {
-    pid_file=$BATS_TEST_TMPDIR/pid
-    start_server -p "$pid_file"
+    start_named
     successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
     kill -USR1 "$pid"
     wait_for test -e "$BATS_TEST_TMPDIR/started"
@@ -530,18 +578,12 @@ holders() {
 }
 
 @test "a successor whose predecessor is killed before the hand-over names itself in the pid file" {
-    pid_file=$BATS_TEST_TMPDIR/pid
-    start_server -p "$pid_file"
-    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
-    kill -USR1 "$pid"
-    wait_for test -e "$BATS_TEST_TMPDIR/started"
-    kill -STOP "$pid"
-    : >"$BATS_TEST_TMPDIR/go"
-    wait_for succeeded "$pid"
+    start_named
+    start_successor_only
     named_in_file "$pid"
     kill -KILL "$pid"
-    wait_for named_in_file "$(serving_pid)"
-    [[ $(holders) == "$(serving_pid)" ]]
+    wait_for named_in_file "$successor"
+    [[ $(holders) == "$successor" ]]
     mend_successor
     restart_server
     wait_for named_in_file "$pid"
@@ -564,8 +606,7 @@ watch_pid_file() {
 }
 
 @test "the pid file is a whole one of a process that serves, whenever one looks" {
-    pid_file=$BATS_TEST_TMPDIR/pid
-    start_server -p "$pid_file"
+    start_named
     in_background watch_pid_file
     for _ in {1..30}; do
         restart_server
@@ -579,19 +620,18 @@ watch_pid_file() {
 }
 
 @test "the pid file is removed at the end by the process that it names" {
-    pid_file=$BATS_TEST_TMPDIR/pid
-    start_server -p "$pid_file"
+    start_named
     kill -TERM "$pid"
     ended "$pid"
     [[ ! -e $pid_file ]]
-    start_server -p "$pid_file"
+    start_named
     restart_server
     wait_gone "$old"
     wait_for named_in_file "$pid"
     kill -INT "$pid"
     wait_gone "$pid"
     [[ ! -e $pid_file ]]
-    start_server -p "$pid_file"
+    start_named
     connect
     ask "$conn"
     kill -TERM "$pid"
@@ -603,15 +643,13 @@ watch_pid_file() {
 }
 
 @test "the pid file is removed by no process but the one that it names" {
-    pid_file=$BATS_TEST_TMPDIR/pid
-    start_server -p "$pid_file"
+    start_named
     echo $$ >"$pid_file"
     kill -TERM "$pid"
     ended "$pid"
     ((status == 0))
     [[ $(<"$pid_file") == "$$" ]]
-    start_server -p "$pid_file"
-    named_in_file "$pid"
+    start_named
     rm "$pid_file"
     kill -TERM "$pid"
     ended "$pid"
@@ -620,7 +658,6 @@ watch_pid_file() {
 
 @test "a pid file that cannot be written is a clear error at the start, status 1" {
     for pid_file in "$BATS_TEST_TMPDIR/missing/pid" /dev/full/pid "$BATS_TEST_TMPDIR"; do
-        rm -f "$log"
         start_command "./$NAME" -l 127.0.0.1:0 --pid-file "$pid_file"
         ended "$pid"
         ((status == 1))
@@ -634,6 +671,7 @@ watch_pid_file() {
     mkdir "$BATS_TEST_TMPDIR/run"
     pid_file=$BATS_TEST_TMPDIR/run/pid
     start_server -p "$pid_file"
+    wait_for named_in_file "$pid"
     rm -r "$BATS_TEST_TMPDIR/run"
     restart_server
     wait_log "\[$pid]: cannot write pid file $pid_file: No such file or directory"
