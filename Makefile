@@ -17,7 +17,8 @@ TESTS    = test
 
 # What the tests run, and what the checks run besides: command:Debian package.
 TEST_TOOLS  = bats:bats curl:curl socat:socat strace:strace haproxy:haproxy nginx:nginx-light \
-              ab:apache2-utils h2load:nghttp2-client systemd-socket-activate:systemd
+              ab:apache2-utils h2load:nghttp2-client systemd-socket-activate:systemd \
+              ss:iproute2 pgrep:procps
 CHECK_TOOLS = clang:clang clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck \
               shellcheck:shellcheck musl-gcc:musl-tools
 
