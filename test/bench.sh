@@ -202,8 +202,11 @@ load() { # PART ROUND SERVER [SCENARIO]
         ;;
     esac
     before=$(cpu_time "${pid[$server]}")
-    "${on_load[@]}" wrk "${arguments[@]}" "http://127.0.0.1:${port[$server]}/" >"$folder/wrk"
-    after=$(cpu_time "${pid[$server]}")
+    if ! "${on_load[@]}" wrk "${arguments[@]}" "http://127.0.0.1:${port[$server]}/" >"$folder/wrk" ||
+        ! after=$(cpu_time "${pid[$server]}"); then
+        say "$3, $1: the load failed"
+        return
+    fi
     grep -E "Socket errors|Non-2xx" "$folder/wrk" | sed "s/^/$3, $1:/" >&2 || true
     awk -v key="$1 $2 $3" -v cpu=$((after - before)) '
         function us(t) { return t * (t ~ /us$/ ? 1 : t ~ /ms$/ ? 1000 : 1000000) }

@@ -209,6 +209,26 @@ new() {
     done
 }
 
+@test "a successor that cannot report takes no clients along when it is killed for that" {
+    start_faulty
+    install_server "$BATS_TEST_TMPDIR/real"
+    # shellcheck disable=SC2016 # for the script
+    successor_script "exec strace -D -qq -o trace -e trace=sendto \
+        -e inject=sendto:error=ENOBUFS:when=1 real/${NAME}1 \"\$@\""
+    kill -USR1 "$pid"
+    wait_log "^${NAME}1.*listening"
+    for ((i = 0; i < 20; i++)); do
+        connect
+        clients[i]=$conn
+        ask "$conn"
+    done
+    wait_log 'restart failed'
+    for conn in "${clients[@]}"; do
+        ask "$conn"
+    done
+    nobody_notices
+}
+
 @test "the successor cannot take what it is handed at once" {
     for error in EAGAIN EINTR ENOMEM; do
         new recvmsg "$error" 1

@@ -30,12 +30,13 @@ no_defects() {
     if grep -Ers -A 30 'ERROR: AddressSanitizer: |runtime error: ' "$BATS_TEST_TMPDIR"/log*; then
         return 1
     fi
-    for process in $(sed -nE 's/^==([0-9]+)==ERROR: LeakSanitizer: .*/\1/p' "$log" 2>/dev/null); do
+    [[ -e $log ]] || return 0
+    while read -r process; do
         if ! logged "\[$process]: .*ending at once"; then
             grep -A 30 "^==$process==ERROR" "$log"
             return 1
         fi
-    done
+    done < <(sed -nE 's/^==([0-9]+)==ERROR: LeakSanitizer: .*/\1/p' "$log")
 }
 
 # ---- servers ----

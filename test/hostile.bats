@@ -56,7 +56,9 @@ unharmed() {
 
 # flood FD: sends requests without end over FD, until it cannot.
 flood() {
-    while send "$1" "$(printf "$WHOLE%.0s" {1..400})"; do
+    local requests=$BATS_TEST_TMPDIR/requests
+    [[ -e $requests ]] || printf "$WHOLE%.0s" {1..2000} >"$requests"
+    while cat "$requests" >&"$1"; do
         :
     done 2>/dev/null
 }
@@ -133,13 +135,25 @@ flood() {
     receive "$conn"
     [ "$code" = 405 ]
     pour() {
-        while head -c 100000 /dev/zero >&"$1"; do
+        while head -c 1000 /dev/zero >&"$1"; do
             sleep 0.05
         done 2>/dev/null
     }
     in_background pour "$conn"
     wait_gone "$job"
     unharmed
+}
+
+@test "a client that sends much behind its last answer is cut before the time is up" {
+    start_server
+    connect
+    send "$conn" "POST / HTTP/1.1\r\n${HOST}Content-Length: 999999999999\r\n\r\n"
+    receive "$conn"
+    # What the server drops, and what two socket buffers hold: far less than two seconds carry.
+    if dd if=/dev/zero bs=64k count=1600 status=none >&"$conn"; then
+        return 1
+    fi
+    serves
 }
 
 @test "a client that neither sends nor closes behind its last answer is cut" {
@@ -257,6 +271,28 @@ is_full() {
     alive "$pid"
 }
 
+@test "where the system has no more descriptors, the connection that rested longest makes room" {
+    start_server
+    connect_many 3
+    for conn in "${conns[@]}"; do
+        ask "$conn"
+    done
+    ask "${conns[0]}"
+    prlimit "--pid=$pid" "--nofile=$(highest_descriptor):$(highest_descriptor)"
+    connect
+    ask "$conn"
+    closed "${conns[1]}"
+    ask "${conns[0]}"
+    ask "${conns[2]}"
+    ask "$conn"
+}
+
+# The limit that leaves the server no descriptor but those it has.
+highest_descriptor() {
+    local fds=("/proc/$pid/fd"/*)
+    printf '%s\n' "${fds[@]##*/}" | sort -n | awk 'END { print $1 + 1 }'
+}
+
 @test "a request under way does not make room for others" {
     start_limited 64
     connect_many 10
@@ -271,6 +307,27 @@ is_full() {
         send "$conn" "$REST"
         answered "$conn"
     done
+}
+
+@test "a newcomer is not closed while nobody needs its place" {
+    start_limited 40 --request-timeout 600
+    rest=$(descriptors "$pid")
+    connect_many 60
+    ask "$conn"
+    places=$(($(descriptors "$pid") - rest))
+    for conn in "${conns[@]}"; do
+        disconnect "$conn"
+    done
+    wait_for all_closed
+    connect_many "$places"
+    for conn in "${conns[@]}"; do
+        send "$conn" "$HALF"
+        wait_for taken "$conn"
+    done
+    connect
+    sleep 0.2
+    disconnect "${conns[0]}"
+    ask "$conn"
 }
 
 @test "where nobody rests, new connections wait until others end, and nothing spins" {
@@ -344,7 +401,7 @@ start_without_accept() {
 
 # reset TEXT: sends TEXT over a new connection, and resets it. (An escape cut in two is a backslash.)
 reset() {
-    printf '%b' "$1" | socat -u - "TCP:127.0.0.1:$port,linger=0,shut-none"
+    printf '%b' "$1" | socat -u - "TCP:127.0.0.1:$port,linger=0,shut-close"
 }
 
 @test "a reset does no harm, wherever it comes" {
@@ -365,7 +422,7 @@ reset() {
     start_server
     rest=$(descriptors "$pid")
     for ((i = 0; i < 10; i++)); do
-        printf "${WHOLE}%.0s" {1..3000} | socat -u - "TCP:127.0.0.1:$port,linger=0,shut-none" || true
+        printf "${WHOLE}%.0s" {1..3000} | socat -u - "TCP:127.0.0.1:$port,linger=0,shut-close" || true
     done
     unharmed
 }

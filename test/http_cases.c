@@ -1215,6 +1215,32 @@ static void check_middle(const struct middle *middle)
     }
 }
 
+/* A value of any length, with any byte in any place of it, among low or high ones. */
+static void check_values(char filler)
+{
+    enum {
+        LONGEST = 33
+    };
+    static const char ahead[] = GET HOST "X:", behind[] = {'\r', '\n', '\r', '\n'};
+    char bytes[128];
+    const size_t start = sizeof ahead - 1;
+    memcpy(bytes, ahead, sizeof ahead);
+    for (size_t length = 1; length <= LONGEST; length++) {
+        for (size_t place = 0; place < length; place++) {
+            for (int byte = 0; byte < 256; byte++) {
+                memset(bytes + start, filler, length);
+                memcpy(bytes + start + length, behind, sizeof behind);
+                bytes[start + place] = (char)byte;
+                bool allowed = in(VISIBLE "# \t", byte) || byte >= 0x80;
+                struct outcome got = look(bytes, start + length + sizeof behind);
+                if (allowed != (got.taken == (int)(start + length + sizeof behind)))
+                    fail("byte %#x at %zu of %zu: taken %d", (unsigned)byte, place, length,
+                         got.taken);
+            }
+        }
+    }
+}
+
 static void check_bytes(void)
 {
     for (size_t i = 0; i < COUNT(places); i++) {
@@ -1225,6 +1251,10 @@ static void check_bytes(void)
         check_middle(&middles[i]);
         finish("every byte in a whole head", middles[i].name);
     }
+    check_values('a');
+    finish("every byte in a whole head", "in every place of a value");
+    check_values('\xff');
+    finish("every byte in a whole head", "in every place of a value of high bytes");
 }
 
 /* ---- limits ---- */
