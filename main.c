@@ -40,6 +40,8 @@ enum {
     ADDRESS_SIZE = 64,            /* [IPv6]:port: INET6_ADDRSTRLEN and 8 more */
     EVENTS_MAX = 128,             /* taken from epoll at once */
     ACCEPTS_MAX = 64,             /* connections accepted before others have their turn */
+    RUSH = 1000,                  /* connections in a second from which accepting is deferred */
+    DEFERRED_MS = 1200,           /* longest that a deferred one waits: SYN-ACK's second timer */
     READS_MAX = 16,               /* reads from a connection before others have their turn */
     OUTPUT_MAX = 16 * 1024,       /* responses gathered for one send */
     DESCRIPTORS_MAX = 1 << 20,    /* connections are numbered by descriptor: bounds their table */
@@ -149,7 +151,11 @@ struct server {
     int descriptors;                /* how many of them there can be */
     int open;
     int open_max;
-    int64_t accept_at; /* NEVER but while accepting pauses */
+    int accepted;         /* since there was none to accept */
+    int rush;             /* in this second */
+    bool deferring;       /* the kernel keeps those that have sent nothing yet */
+    int64_t accept_at;    /* NEVER but while accepting pauses */
+    int64_t listen_until; /* NEVER but while deferred ones are waited for at the end */
     struct waiting waiting[WAITS];
 
     /* The connection's that has its turn. */
@@ -177,6 +183,7 @@ struct server {
     int64_t ready_by;          /* the successor */
     int64_t drained_by;        /* this process */
     int64_t give_at;           /* NEVER but while giving pauses */
+    sigset_t caught;           /* signals */
     sigset_t mask;             /* as this process was started */
     struct sigaction on_child; /* likewise */
 };
@@ -497,6 +504,18 @@ static bool make_table(struct server *s)
 
 /* ---- the loop ---- */
 
+/* In a rush of connections that are made for one request each, the kernel hands them out when that
+ * is there (TCP_DEFER_ACCEPT, tcp(7)): one event and no registration for each. Else it does not:
+ * who says nothing would be handed out a second late, and be forgotten when the listener is closed.
+ */
+static void defer_accepting(struct server *s, int on)
+{
+    if (s->listener.fd < 0 || s->deferring == on)
+        return;
+    setsockopt(s->listener.fd, IPPROTO_TCP, TCP_DEFER_ACCEPT, &on, sizeof on);
+    s->deferring = on;
+}
+
 static void tick(struct server *s)
 {
     struct timespec now;
@@ -506,6 +525,8 @@ static void tick(struct server *s)
     clock_gettime(CLOCK_REALTIME_COARSE, &now);
     if (now.tv_sec == s->dated)
         return;
+    defer_accepting(s, s->rush >= RUSH && !s->leaving);
+    s->rush = 0;
     gmtime_r(&now.tv_sec, &utc);
     if (s->dated)
         http_date(&s->responses, &utc);
@@ -935,15 +956,21 @@ static int accept_one(struct server *s)
     }
 }
 
-/* True: there may be more. */
+/* One, and more of them the longer there were always more: to find none costs as much as to accept
+ * one. True: there may be more. */
 static bool accept_some(struct server *s)
 {
-    for (int i = 0; i < ACCEPTS_MAX; i++) {
+    const int most = 1 + s->accepted / ACCEPTS_MAX;
+    for (int i = 0; i < most && i < ACCEPTS_MAX; i++) {
         int fd = accept_one(s);
         if (fd < 0 && errno == ECONNABORTED)
             continue;
-        if (fd < 0)
+        if (fd < 0) {
+            s->accepted = 0;
             return false;
+        }
+        s->accepted++;
+        s->rush++;
         /* Its first request is often there already. */
         struct connection *c = begin_connection(s, fd);
         if (c)
@@ -972,6 +999,12 @@ static void part_with_all(struct server *s)
         connection_of(l)->since = s->now;
 }
 
+static void stop_listening(struct server *s)
+{
+    s->listen_until = NEVER;
+    close_source(s, &s->listener);
+}
+
 /* MOVING: connections go to the successor as they come to rest, and so do those that nobody has
  * accepted yet. */
 static void leave(struct server *s, bool moving)
@@ -981,10 +1014,15 @@ static void leave(struct server *s, bool moving)
     s->drained_by = s->now + s->options->drain_ms;
     if (!moving) {
         part_with_all(s);
-        for (int i = 0; i < SOMAXCONN / ACCEPTS_MAX && accept_some(s); i++)
+        for (int i = 0; i < SOMAXCONN && accept_some(s); i++)
             ;
     }
-    close_source(s, &s->listener);
+    if (s->deferring && s->terminating) {
+        defer_accepting(s, false);
+        s->listen_until = s->now + DEFERRED_MS;
+    } else {
+        stop_listening(s);
+    }
     if (s->open > 0)
         say("draining: %d connections", s->open);
 }
@@ -1104,6 +1142,7 @@ static void restart_now(struct server *s)
     snprintf(state, sizeof state, "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=",
              (long long)now.tv_sec * 1000000 + now.tv_nsec / 1000);
     tell_manager(state);
+    tick(s); /* the manager may have let it wait */
     s->introduced = s->successor_late = false;
     s->news = RESTART_NOTHING;
     if (restart_toggle(s->options->argv[0], name) < 0)
@@ -1254,7 +1293,8 @@ static bool terminate(struct server *s, const char *signal)
     s->terminating = true;
     if (s->leaving)
         return false;
-    tell_manager("STOPPING=1");
+    if (s->alone)
+        tell_manager("STOPPING=1");
     if (s->restarting)
         restart_signal(&s->successor, SIGTERM);
     s->ready_by = NEVER;
@@ -1291,6 +1331,7 @@ static void cut(struct server *s)
             count += kind != WAIT_LINGER;
     if (!s->given)
         say("drain timeout: %d connections cut", count);
+    stop_listening(s);
     close_source(s, &s->predecessor);
     if (s->restarting)
         restart_signal(&s->successor, SIGKILL);
@@ -1306,6 +1347,8 @@ static void expire(struct server *s)
         cut(s);
     if (s->now >= s->accept_at)
         resume_accepting(s);
+    if (s->now >= s->listen_until)
+        stop_listening(s);
 }
 
 static int64_t sooner(int64_t a, int64_t b)
@@ -1317,6 +1360,7 @@ static int64_t sooner(int64_t a, int64_t b)
 static int next_timeout(struct server *s)
 {
     int64_t due = sooner(sooner(s->ready_by, s->drained_by), sooner(s->accept_at, s->give_at));
+    due = sooner(due, s->listen_until);
     for (int kind = 0; kind < WAITS; kind++) {
         const struct connection *c = longest(&s->waiting[kind]);
         if (c)
@@ -1329,8 +1373,9 @@ static int next_timeout(struct server *s)
 
 static bool is_done(const struct server *s)
 {
-    return s->at_once || (s->leaving && s->open == 0 && s->predecessor.fd < 0 && !s->restarting &&
-                          (!s->moving || (s->given && s->successor.channel < 0)));
+    return s->at_once ||
+           (s->leaving && s->open == 0 && s->listener.fd < 0 && s->predecessor.fd < 0 &&
+            !s->restarting && (!s->moving || (s->given && s->successor.channel < 0)));
 }
 
 static int run(struct server *s)
@@ -1358,16 +1403,14 @@ static void catch_signals(struct server *s)
 {
     const struct sigaction ignore = {.sa_handler = SIG_IGN},
                            default_action = {.sa_handler = SIG_DFL};
-    sigset_t caught;
-    sigemptyset(&caught);
-    sigaddset(&caught, SIGUSR1);
-    sigaddset(&caught, SIGTERM);
-    sigaddset(&caught, SIGINT);
-    sigprocmask(SIG_BLOCK, &caught, &s->mask);
+    sigemptyset(&s->caught);
+    sigaddset(&s->caught, SIGUSR1);
+    sigaddset(&s->caught, SIGTERM);
+    sigaddset(&s->caught, SIGINT);
+    sigprocmask(SIG_BLOCK, &s->caught, &s->mask);
     sigaction(SIGPIPE, &ignore, NULL);
     /* Where it is ignored, how a successor ended is not to be learned: wait(2). */
     sigaction(SIGCHLD, &default_action, &s->on_child);
-    s->signals.fd = signalfd(-1, &caught, SFD_NONBLOCK | SFD_CLOEXEC);
 }
 
 static void prepare(struct server *s)
@@ -1379,12 +1422,13 @@ static void prepare(struct server *s)
     s->predecessor.ready = predecessor_ready;
     s->process.ready = s->channel.ready = successor_ready;
     s->successor = RESTART_NONE;
-    s->accept_at = s->ready_by = s->drained_by = s->give_at = NEVER;
+    s->listen_until = s->accept_at = s->ready_by = s->drained_by = s->give_at = NEVER;
 }
 
 /* False: and said why. */
 static bool serve(struct server *s)
 {
+    s->signals.fd = signalfd(-1, &s->caught, SFD_NONBLOCK | SFD_CLOEXEC);
     s->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (s->epoll < 0 || s->signals.fd < 0 || !make_table(s) || !watch(s, &s->signals, EPOLLIN) ||
         !watch(s, &s->listener, EPOLLIN) ||
@@ -1396,6 +1440,8 @@ static bool serve(struct server *s)
     start_waiting(&s->waiting[WAIT_REQUEST], s->options->request_ms);
     start_waiting(&s->waiting[WAIT_LINGER], LINGER_MS);
     tick(s);
+    s->deferring = true; /* perhaps: a predecessor may have been in a rush */
+    defer_accepting(s, false);
     say_listening(s);
     if (s->predecessor.fd >= 0) {
         if (restart_report(s->predecessor.fd, true) < 0)

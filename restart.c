@@ -102,11 +102,14 @@ int restart_predecessor(void)
         channel = number_of(colon + 1);
     }
     unsetenv(channel_variable);
-    if (parent != getppid() || channel < 0 || channel > INT_MAX)
+    if (channel < 0 || channel > INT_MAX)
         return -1;
     int fd = (int)channel;
     if (socket_option(fd, SO_DOMAIN) != AF_UNIX || socket_option(fd, SO_TYPE) != SOCK_SEQPACKET)
         return -1;
+    /* It was made for another process, or the one that made it has ended. */
+    if (parent != getppid())
+        return close_failed(fd);
     return close_on_exec(fd) < 0 ? -1 : fd;
 }
 

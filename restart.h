@@ -56,8 +56,8 @@ int restart_activation(void);
 /*
  * Returns the channel to the process that started this one, now close-on-exec; the caller polls
  * and closes it. -1: there is none, or the one announced is not this process's (it counts only if
- * it was made by the parent, and is a SOCK_SEQPACKET Unix socket). Removes RESTART_CHANNEL from the
- * environment.
+ * it was made by the parent, and is a SOCK_SEQPACKET Unix socket; such a socket of anybody else is
+ * closed). Removes RESTART_CHANNEL from the environment.
  */
 int restart_predecessor(void);
 

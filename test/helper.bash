@@ -370,6 +370,7 @@ in_background() {
 
 # The processes whose working folder or program (WHAT: cwd, exe) is the test's: nobody else's.
 processes_with() {
+    : "${BATS_TEST_TMPDIR:?}"
     local path
     while read -r path; do
         path=${path#/proc/}
