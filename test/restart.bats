@@ -420,6 +420,22 @@ refuses() {
     ((status == 0))
 }
 
+@test "a connection made in a rush of others is answered, though SIGTERM comes before it says anything" {
+    start_server
+    in_background ab -q -c 8 -t 10 -n 1000000 "http://127.0.0.1:$port/" >/dev/null 2>&1
+    # A rush is what there was in a whole second.
+    sleep 2.2
+    connect
+    kill -TERM "$pid"
+    wait_log 'SIGTERM received'
+    send "$conn" "$WHOLE"
+    receive "$conn"
+    [[ $code == 200 && $body == 'Hello, World!' ]]
+    kill "$job" || true
+    wait "$job" || true
+    wait_gone "$pid"
+}
+
 @test "a connection that never sent a byte holds up neither the end nor a restart" {
     start_server
     connect
