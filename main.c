@@ -203,6 +203,8 @@ __attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
     char line[LINE_SIZE];
     int start =
         snprintf(line, sizeof line, "%s[%ld]: ", program_invocation_short_name, (long)getpid());
+    if (start > LINE_SIZE / 2)
+        start = LINE_SIZE / 2;
     va_list arguments;
     va_start(arguments, format);
     int more = vsnprintf(line + start, sizeof line - (size_t)start, format, arguments);
@@ -929,11 +931,9 @@ static void pause_accepting(struct server *s)
 
 static void resume_accepting(struct server *s)
 {
-    s->accept_at = NEVER;
-    if (s->listener.fd >= 0)
-        watch(s, &s->listener, EPOLLIN);
-    if (s->predecessor.fd >= 0)
-        watch(s, &s->predecessor, EPOLLIN);
+    bool resumed = (s->listener.fd < 0 || watch(s, &s->listener, EPOLLIN)) &&
+                   (s->predecessor.fd < 0 || watch(s, &s->predecessor, EPOLLIN));
+    s->accept_at = resumed ? NEVER : s->now + PAUSE_MS;
 }
 
 /* Returns a new connection's descriptor. -1, and errno is ECONNABORTED: the next one may do. */
@@ -947,7 +947,13 @@ static int accept_one(struct server *s)
             if (fd >= 0 || errno == EAGAIN || errno == ECONNABORTED)
                 return fd;
         }
-        if ((errno != EMFILE && errno != ENFILE) || made_room || !make_room(s)) {
+        const bool full = errno == EMFILE || errno == ENFILE;
+        /* Said before anybody looked into the queue: room is made for those who are there. */
+        if (full && poll(&(struct pollfd){.fd = s->listener.fd, .events = POLLIN}, 1, 0) == 0) {
+            errno = EAGAIN;
+            return -1;
+        }
+        if (!full || made_room || !make_room(s)) {
             pause_accepting(s);
             errno = EAGAIN;
             return -1;
@@ -1042,10 +1048,12 @@ static void watch_channel(struct server *s)
 /* Up to RESTART_BATCH connections that rest. False: there are none, or it cannot be done now. */
 static bool move_some(struct server *s)
 {
-    int moving[RESTART_BATCH];
+    int moving[RESTART_BATCH] = {0};
     size_t count = 0;
     struct link *ring = &s->waiting[WAIT_REST].ring;
-    for (struct link *l = ring->next; l != ring && count < RESTART_BATCH; l = l->next)
+    /* The first message is empty: there is room for it whatever the successor has. */
+    for (struct link *l = ring->next; l != ring && s->introduced && count < RESTART_BATCH;
+         l = l->next)
         moving[count++] = connection_of(l)->source.fd;
     if (count == 0 && s->introduced)
         return false;
@@ -1122,14 +1130,21 @@ __attribute__((format(printf, 2, 3))) static void restart_failed(struct server *
 static void hand_over(struct server *s)
 {
     char state[64];
-    if (s->news == RESTART_NOTHING || !s->alone || s->leaving)
+    if (s->news == RESTART_NOTHING || !s->alone || s->leaving || s->terminating)
         return;
+    if (s->news == RESTART_TAKER && s->successor.channel < 0) {
+        /* It closed the channel after its report: if it is ending, it is not to have the rest. */
+        s->news = RESTART_READY;
+        s->ready_by = s->now + PARTING_MS;
+        return;
+    }
     s->restarting = false;
     snprintf(state, sizeof state, "MAINPID=%ld\nREADY=1", (long)s->successor.pid);
     tell_manager(state);
     say("handed over to %ld: %d connections", (long)s->successor.pid,
         s->news == RESTART_TAKER ? s->open : 0);
     leave(s, s->news == RESTART_TAKER);
+    move_all(s); /* who rests, before a drain timeout of 0 cuts who does not */
 }
 
 static void restart_now(struct server *s)
@@ -1142,7 +1157,6 @@ static void restart_now(struct server *s)
     snprintf(state, sizeof state, "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=",
              (long long)now.tv_sec * 1000000 + now.tv_nsec / 1000);
     tell_manager(state);
-    tick(s); /* the manager may have let it wait */
     s->introduced = s->successor_late = false;
     s->news = RESTART_NOTHING;
     if (restart_toggle(s->options->argv[0], name) < 0)
@@ -1162,6 +1176,7 @@ static void restart_now(struct server *s)
     watch(s, &s->process, EPOLLIN);
     if (report) {
         watch_channel(s);
+        tick(s); /* the manager and the start took their time */
         s->ready_by = s->now + s->options->ready_ms;
     } else {
         s->news = RESTART_READY;
@@ -1221,6 +1236,11 @@ static void successor_is_late(struct server *s)
     successor_ready(s, &s->channel, 0);
     if (s->now < s->ready_by)
         return;
+    if (s->news != RESTART_NOTHING) {
+        s->ready_by = NEVER;
+        hand_over(s);
+        return;
+    }
     /* And again, until it has ended. */
     s->ready_by = s->now + PAUSE_MS;
     s->successor_late = true;
@@ -1229,14 +1249,23 @@ static void successor_is_late(struct server *s)
 
 /* ---- the process's life: succeeding ---- */
 
+/* False: and said why. */
+static bool write_pid_file(const struct server *s)
+{
+    const char *file = s->options->pid_file;
+    if (!file || restart_pid_write(file) == 0)
+        return true;
+    say("cannot write pid file %s: %s", file, strerror(errno));
+    return false;
+}
+
 /* This process alone has the listener now. */
 static void be_alone(struct server *s)
 {
     if (s->alone)
         return;
     s->alone = true;
-    if (s->options->pid_file && restart_pid_write(s->options->pid_file) < 0)
-        say("cannot write pid file %s: %s", s->options->pid_file, strerror(errno));
+    write_pid_file(s);
     hand_over(s);
 }
 
@@ -1281,25 +1310,28 @@ static void predecessor_ready(struct server *s, struct source *source, uint32_t 
 
 /* ---- the process's life: signals and deadlines ---- */
 
-/* True: at once. */
-static bool terminate(struct server *s, const char *signal)
+static void terminate(struct server *s, const char *signal)
 {
     say("%s received: %s", signal, s->terminating ? "ending at once" : "ending gracefully");
     if (s->terminating) {
+        s->at_once = true;
         if (s->restarting)
             restart_signal(&s->successor, SIGKILL);
-        return true;
+        return;
     }
     s->terminating = true;
     if (s->leaving)
-        return false;
-    if (s->alone)
-        tell_manager("STOPPING=1");
+        return;
     if (s->restarting)
         restart_signal(&s->successor, SIGTERM);
     s->ready_by = NEVER;
+    /* A predecessor that has handed nothing over yet had better serve on. */
+    predecessor_ready(s, &s->predecessor, 0);
+    if (s->alone)
+        tell_manager("STOPPING=1");
+    else
+        close_source(s, &s->predecessor);
     leave(s, false);
-    return false;
 }
 
 static void signals_ready(struct server *s, struct source *source, uint32_t events)
@@ -1308,8 +1340,7 @@ static void signals_ready(struct server *s, struct source *source, uint32_t even
     struct signalfd_siginfo info;
     while (read(source->fd, &info, sizeof info) == sizeof info) {
         if (info.ssi_signo != SIGUSR1) {
-            if (terminate(s, info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT"))
-                s->at_once = true;
+            terminate(s, info.ssi_signo == SIGTERM ? "SIGTERM" : "SIGINT");
         } else if (s->leaving || s->restarting) {
             say("SIGUSR1 received: ignored, %s",
                 s->leaving ? "this process is leaving" : "a restart is pending");
@@ -1444,15 +1475,15 @@ static bool serve(struct server *s)
     defer_accepting(s, false);
     say_listening(s);
     if (s->predecessor.fd >= 0) {
-        if (restart_report(s->predecessor.fd, true) < 0)
-            say("cannot report to the predecessor: %s", strerror(errno));
-        return true;
-    }
-    s->alone = true;
-    if (s->options->pid_file && restart_pid_write(s->options->pid_file) < 0) {
-        say("cannot write pid file %s: %s", s->options->pid_file, strerror(errno));
+        if (restart_report(s->predecessor.fd, true) == 0 || errno == EPIPE || errno == ECONNRESET)
+            return true;
+        /* It would be taken for late, and killed with the clients that it has by then. */
+        say("cannot report to the predecessor: %s", strerror(errno));
         return false;
     }
+    s->alone = true;
+    if (!write_pid_file(s))
+        return false;
     tell_manager("READY=1");
     return true;
 }

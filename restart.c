@@ -25,7 +25,7 @@ enum {
     FIRST_PRIVATE = 3, /* behind the standard streams */
     NUMBER_MAX = 24,   /* any number in decimal, with its end */
     MESSAGE_MAX = 16,  /* more than any message says; what is longer is cut off */
-    NOTIFY_WAIT_S = 1,
+    NOTIFY_WAIT_US = 100000,
 };
 
 static const char channel_variable[] = "RESTART_CHANNEL";
@@ -336,14 +336,13 @@ enum restart_news restart_learn(struct restart *restart, int *status)
         restart_leave(restart);
         return RESTART_ENDED;
     }
-    while (restart->channel >= 0) {
-        int news = hear(restart);
+    /* To its end: it may have closed the channel since its report. */
+    enum restart_news latest = RESTART_NOTHING;
+    int news;
+    while (restart->channel >= 0 && (news = hear(restart)) >= 0)
         if (news > RESTART_NOTHING)
-            return (enum restart_news)news;
-        if (news < 0)
-            break;
-    }
-    return RESTART_NOTHING;
+            latest = (enum restart_news)news;
+    return latest;
 }
 
 void restart_signal(const struct restart *restart, int signal)
@@ -428,7 +427,7 @@ void restart_pid_remove(const char *file)
 int restart_notify(const char *state)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    const struct timeval wait = {.tv_sec = NOTIFY_WAIT_S};
+    const struct timeval wait = {.tv_usec = NOTIFY_WAIT_US};
     const char *path = getenv("NOTIFY_SOCKET");
     if (!path || !*path)
         return 0;

@@ -62,8 +62,8 @@ int restart_activation(void);
 int restart_predecessor(void);
 
 /*
- * Tells the predecessor that this process serves: it stops accepting. TAKES: also that it takes
- * connections over, with restart_take.
+ * Tells the predecessor, without blocking, that this process serves: it stops accepting. TAKES:
+ * also that it takes connections over, with restart_take.
  */
 int restart_report(int channel, bool takes);
 
@@ -152,8 +152,8 @@ void restart_leave(struct restart *restart);
 /* ---- for whoever watches over them ---- */
 
 /*
- * Writes this process's pid and a newline to FILE as a whole: into a file of its own beside it,
- * which then takes its name.
+ * Writes this process's pid and a newline to FILE as a whole: into FILE.PID, which then takes its
+ * name.
  */
 int restart_pid_write(const char *file);
 
@@ -162,7 +162,7 @@ void restart_pid_remove(const char *file);
 
 /*
  * Sends STATE, newline-separated assignments, to the service manager: sd_notify(3). Does nothing
- * where NOTIFY_SOCKET is not set. Waits for the manager for a second at most.
+ * where NOTIFY_SOCKET is not set. Waits for the manager for a tenth of a second at most.
  */
 int restart_notify(const char *state);
 

@@ -1,6 +1,7 @@
 /* echo.c - sends back what it gets; with restart.h, kill -USR1 replaces it and no client notices.
  */
 #include <err.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -44,13 +45,18 @@ static void hand_over(const struct restart *successor)
     close(fds[LISTENER].fd);
     restart_give(successor, NULL, 0);
     for (int i = CLIENTS; i < MAX; i++)
-        while (fds[i].fd >= 0 && restart_give(successor, &fds[i].fd, 1) < 0)
+        while (fds[i].fd >= 0 && restart_give(successor, &fds[i].fd, 1) < 0) {
+            if (errno != EAGAIN && errno != ETOOMANYREFS)
+                err(1, "cannot hand over");
             poll(&(struct pollfd){successor->channel, POLLOUT, 0}, 1, 100);
+        }
     exit(0);
 }
 
 int main(int argc, char **argv)
 {
+    if (argc < 2)
+        errx(2, "usage: %s PORT [FD]", argv[0]);
     struct sockaddr_in address = {AF_INET, .sin_port = htons((in_port_t)atoi(argv[1]))};
     struct restart successor = RESTART_NONE;
     sigset_t caught, mask;
