@@ -64,14 +64,15 @@ deps check-deps:
 	    echo "install these first (names of Debian's packages):$$missing" >&2; exit 1; \
 	fi
 
-test: all $(TOOLS)
+tools: $(TOOLS)
+test: all tools
 	bats $(TESTS)
 
 # The whole suite again, on a build that finds what it does wrong, and what reads the code. Leaks are
 # left to the tests that count: their finder does not work in a process that strace watches.
 SANITIZED = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 check: lint
-	$(MAKE) $(TOOLS)
+	$(MAKE) tools
 	mkdir -p build/sanitized
 	$(CC) -std=gnu11 -D_GNU_SOURCE -O1 -g $(SANITIZED) -DVERSION='"$(VERSION)"' \
 	    -o build/sanitized/rust_graceful_restart main.c http.c restart.c
@@ -121,4 +122,4 @@ uninstall:
 clean:
 	rm -rf $(PROGRAMS) $(OBJECTS) .flags build
 
-.PHONY: all deps check-deps test check lint fuzz demo bench bench-restart install uninstall clean FORCE
+.PHONY: all tools deps check-deps test check lint fuzz demo bench bench-restart install uninstall clean FORCE
