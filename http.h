@@ -25,7 +25,7 @@ enum {
     HTTP_HEAD_MAX = 16 * 1024,
     /* Input that a parser ever needs at once: a head, and the empty line that may precede it. */
     HTTP_INPUT_MAX = HTTP_HEAD_MAX + 2,
-    /* No response is longer; checked when they are formatted. */
+    /* No response is longer: each is a constant text, which test/http_cases.c measures. */
     HTTP_RESPONSE_MAX = 256,
 };
 
