@@ -112,10 +112,12 @@ visit() {
 @test "nothing piles up over restarts of the echo server" {
     replace
     wait_gone "$old"
-    before=$(descriptors "$pid")
+    # Standard streams, the listener and the signals: the predecessor's channel is closed soon.
+    wait_for has_descriptors "$pid" 5
+    before=5
     for ((i = 0; i < 20; i++)); do
         replace
         wait_gone "$old"
     done
-    (($(descriptors "$pid") == before))
+    wait_for has_descriptors "$pid" "$before"
 }

@@ -217,6 +217,10 @@ descriptors() {
     find "/proc/$1/fd" -mindepth 1 | wc -l
 }
 
+has_descriptors() {
+    (($(descriptors "$1") == $2))
+}
+
 # children PID: the pids of its children, ended ones that wait to be reaped too.
 children() {
     pgrep -P "$1" || true

@@ -611,7 +611,7 @@ parts_cleanly() {
     logged 'restart failed: .*not ready'
     ask "$conn"
     serves
-    (($(descriptors "$pid") == before))
+    wait_for has_descriptors "$pid" "$before"
     mend_successor
     restart_server
     ask "$conn"
@@ -644,7 +644,7 @@ parts_cleanly() {
     does_not_spin "$pid"
     ask "$conn"
     wait_log 'restart failed: .*not ready'
-    (($(descriptors "$pid") == before))
+    wait_for has_descriptors "$pid" "$before"
     mend_successor
     restart_server
     ask "$conn"
@@ -758,7 +758,7 @@ parts_cleanly() {
     wait_log "\[$old]: restart failed: .*signal 9"
     ask_many "${conns[@]}"
     childless "$old"
-    (($(descriptors "$old") == before))
+    wait_for has_descriptors "$old" "$before"
     kill -USR1 "$old"
     ended "$old"
     ((status == 0))

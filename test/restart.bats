@@ -25,7 +25,7 @@ nothing_happened() {
     answered "$half"
     wait_for childless "$pid"
     [[ $(serving_pid) == "$pid" ]]
-    [[ $(descriptors "$pid") == "$1" ]]
+    wait_for has_descriptors "$pid" "$1"
     mend_successor
     restart_server
     serves
@@ -223,7 +223,6 @@ ended_child() {
 
 @test "nothing piles up over failed restarts of every kind" {
     start_server
-    serves
     before=$(descriptors "$pid")
     for ((i = 0; i < 5; i++)); do
         successor_script 'exit 1'
@@ -232,7 +231,7 @@ ended_child() {
         fail_restart
     done
     wait_for childless "$pid"
-    [[ $(descriptors "$pid") == "$before" ]]
+    wait_for has_descriptors "$pid" "$before"
     mend_successor
     restart_server
     serves
@@ -248,10 +247,6 @@ ended_child() {
     wait_for has_descriptors "$pid" "$before"
     childless "$pid"
     serves
-}
-
-has_descriptors() {
-    [[ $(descriptors "$1") == "$2" ]]
 }
 
 @test "SIGUSR1 is logged and otherwise ignored while a restart is pending" {
@@ -722,7 +717,7 @@ signals() {
     logged "\[$pid]: restart failed: .*No such file or directory"
     serves
     ask "$resting"
-    [[ $(descriptors "$pid") == "$before" ]]
+    wait_for has_descriptors "$pid" "$before"
     mend_successor
     kill -USR1 "$pid"
     wait_for succeeded "$pid"
