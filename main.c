@@ -1005,9 +1005,12 @@ static void part_with_all(struct server *s)
         connection_of(l)->since = s->now;
 }
 
+/* What nobody has accepted yet is the successor's, or else has its turn first. */
 static void stop_listening(struct server *s)
 {
     s->listen_until = NEVER;
+    for (int i = 0; i < SOMAXCONN && !s->moving && accept_some(s); i++)
+        ;
     close_source(s, &s->listener);
 }
 
@@ -1018,14 +1021,13 @@ static void leave(struct server *s, bool moving)
     s->leaving = true;
     s->moving = moving;
     s->drained_by = s->now + s->options->drain_ms;
-    if (!moving) {
+    if (!moving)
         part_with_all(s);
-        for (int i = 0; i < SOMAXCONN && accept_some(s); i++)
-            ;
-    }
     if (s->deferring && s->terminating) {
+        /* A health check learns that this process ends before connections at rest are closed. */
         defer_accepting(s, false);
         s->listen_until = s->now + DEFERRED_MS;
+        s->waiting[WAIT_REST].ms += DEFERRED_MS;
     } else {
         stop_listening(s);
     }
@@ -1362,7 +1364,8 @@ static void cut(struct server *s)
             count += kind != WAIT_LINGER;
     if (!s->given)
         say("drain timeout: %d connections cut", count);
-    stop_listening(s);
+    s->listen_until = NEVER;
+    close_source(s, &s->listener);
     close_source(s, &s->predecessor);
     if (s->restarting)
         restart_signal(&s->successor, SIGKILL);

@@ -112,12 +112,11 @@ visit() {
 @test "nothing piles up over restarts of the echo server" {
     replace
     wait_gone "$old"
-    # Standard streams, the listener and the signals: the predecessor's channel is closed soon.
+    # Standard streams, the listener and the signals; the channel is closed soon.
     wait_for has_descriptors "$pid" 5
-    before=5
     for ((i = 0; i < 20; i++)); do
         replace
         wait_gone "$old"
     done
-    wait_for has_descriptors "$pid" "$before"
+    wait_for has_descriptors "$pid" 5
 }
