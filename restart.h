@@ -1,169 +1,205 @@
+/* SPDX-License-Identifier: 0BSD */
 /*
  * restart.h - one process succeeds another on one listening socket, and no client notices.
  *
- * For any server on Linux 5.11 or newer, around any event loop: this module polls nothing, prints
- * nothing and ends nothing; it hands out descriptors to poll, and functions to call when they are
- * readable. Both processes share one open listening socket, so no connection request is refused,
- * whichever of them accepts it.
+ * For any server on Linux 5.3 or newer, around any event loop. The module owns the succession: it
+ * finds the inherited listener, starts the successor and watches it, hands connections over, keeps
+ * the deadlines, writes the pid file, notifies the service manager (sd_notify(3)), and tells the
+ * log. The server around it
  *
- *     the old process                         its successor
- *     restart_start(): spawn, serve on
- *                                             restart_listener(): check the inherited socket
- *                                             restart_predecessor(): find the channel
- *                                             serve, then restart_report()
- *     restart_learn() == RESTART_TAKER:
- *     stop accepting, restart_give()
- *                                             restart_take()
- *     exit                                    end of file on the channel
+ *   1. calls restart_inherit() first in main, and restart_serve() once it can answer;
+ *   2. polls the one descriptor that restart_serve() returns for reading, in place of its listener;
+ *   3. when that is readable calls restart_accept(), in place of accept4(2), until it returns -1,
+ *      and then restart_step();
+ *   4. closes connections with restart_close(), or tells restart_closed() of it;
+ *   5. does what the phase says; while that is RESTART_HANDING_OVER, it offers each idle connection
+ *      to restart_give() in each turn of its loop.
  *
- * Nothing is lost when a successor fails: the old process learns why, and serves on.
+ * The server has to know which of its connections are idle: those with no byte of a request read
+ * and no byte of a response unsent. Such a connection is its descriptor and nothing else.
  *
- * Functions return 0 or more, or -1 with errno set, unless said otherwise. Not thread-safe, as the
- * environment is not.
+ *        restart_serve()
+ *              |
+ *              +--- started by a predecessor ---> INHERITING
+ *              |                                      | it hands the listener over, or ends
+ *              +--------------> SERVING <-------------+
+ *                               |     ^
+ *                       SIGUSR1 v     | the successor fails: what it has not received comes back
+ *                             STARTING ------------------------+
+ *        it takes no     /      | it is ready                  |
+ *        connections    /       v                              |
+ *                      /   HANDING_OVER -----------------------+ before the listener is closed
+ *                     /         | all is handed over           |
+ *                    v          v                              |
+ *   SIGTERM --> DRAINING   STANDING_BY ------------------------+ within the rollback timeout
+ *                    |          |
+ *     drain timeout  v          | the time is up, or the successor drains
+ *                   CUT -----> DONE        a second SIGTERM, in any phase: ABORTED
+ *
+ * Not for processes with threads: it forks, and changes the environment. Functions that return int
+ * return -1 with errno set on failure, unless said otherwise. None blocks, except that a
+ * notification waits up to a tenth of a second for a service manager that does not read.
  */
 #ifndef RESTART_H
 #define RESTART_H
 
 #include <signal.h>
 #include <stdbool.h>
-#include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
+enum restart_phase {
+    RESTART_INHERITING,   /* serve; the predecessor still owns the listener */
+    RESTART_SERVING,      /* serve; this process owns the listener */
+    RESTART_STARTING,     /* serve; a successor has been started */
+    RESTART_HANDING_OVER, /* give what is idle, now and as it becomes idle */
+    RESTART_STANDING_BY,  /* no connection is left; serves again if the successor crashes */
+    RESTART_DRAINING,     /* each answer is a connection's last; close what is idle, in a moment */
+    RESTART_CUT,          /* the drain deadline: close every connection, but give what is idle */
+    RESTART_DONE,         /* nothing is left to wait for: exit with status 0 */
+    RESTART_ABORTED,      /* told to end twice: exit at once with status 1 */
+};
+
+struct restart_options {
+    const char *pid_file; /* NULL: none */
+    const char *version;  /* for the log; NULL: none */
+    char **argv;          /* of a successor, without FD; NULL: what restart_inherit left */
+    int ready_timeout;    /* seconds for a successor's report; 0: none is waited for */
+    int drain_timeout;    /* seconds, from the start of a hand-over or from SIGTERM */
+    int rollback_timeout; /* seconds, from a successor's report; 0: do not stand by */
+    void (*log)(int priority, const char *line); /* LOG_ERR to LOG_INFO, syslog(3); NULL: silent */
+    /* A server on epoll(7) may lend its own instance, to save a call for each new connection. Then
+     * an event with ACCEPT_DATA asks for one restart_accept, one with STEP_DATA for restart_step
+     * and all that restart_accept returns. 0: the module makes an instance of its own. */
+    int epoll;
+    void *accept_data, *step_data;
+};
+
 enum {
-    RESTART_BATCH = 253,     /* connections in one message: SCM_MAX_FD, unix(7) */
-    RESTART_ACTIVATED = 3,   /* the first socket that restart_activation speaks of */
-    RESTART_NAME_MAX = 4096, /* longest program name with its end: PATH_MAX */
+    RESTART_BATCH = 253, /* connections in one message: SCM_MAX_FD, unix(7) */
+    RESTART_RESERVE = 6, /* descriptors that a restart needs: two pairs and a pidfd; one more */
+    RESTART_DEADLINES = 7,
 };
 
-/* ---- starting: the listener, wherever it comes from ---- */
-
-/*
- * Checks that descriptor FD, inherited, is a listening socket, and makes it close-on-exec and
- * non-blocking. The latter belongs to the open file description: the predecessor sees it too.
- * errno: EBADF not open, ENOTSOCK, EINVAL not listening, ENOTSUP not a stream.
- */
-int restart_listener(int fd);
-
-/*
- * Socket activation, sd_listen_fds(3): returns how many sockets the service manager passed to this
- * very process, from descriptor 3 on; 0 for none. Removes LISTEN_PID, LISTEN_FDS and
- * LISTEN_FDNAMES from the environment, so that no successor mistakes them for its own.
- */
-int restart_activation(void);
-
-/* ---- the successor's side ---- */
-
-/*
- * Returns the channel to the process that started this one, now close-on-exec; the caller polls
- * and closes it. -1: there is none, or the one announced is not this process's (it counts only if
- * it was made by the parent, and is a SOCK_SEQPACKET Unix socket; such a socket of anybody else is
- * closed). Removes RESTART_CHANNEL from the environment.
- */
-int restart_predecessor(void);
-
-/*
- * Tells the predecessor, without blocking, that this process serves: it stops accepting. TAKES:
- * also that it takes connections over, with restart_take.
- */
-int restart_report(int channel, bool takes);
-
-/*
- * Takes the next message from CHANNEL without blocking, with up to RESTART_BATCH connections, which
- * are then the caller's, close-on-exec. ROOM: how many descriptors this process may still open.
- * Returns how many came (0 is a message too), or -1. The first message says that the listener is
- * now this process's alone; so does the end.
- * errno: EAGAIN no message waits; ENOSPC more than ROOM connections wait in the next one, which is
- * left; EPROTO a message that this version does not know, which was dropped; ENOTCONN the end: no
- * more connections come, close the channel; else as of recvmsg(2).
- */
-int restart_take(int channel, int connections[RESTART_BATCH], size_t room);
-
-/* ---- the old process's side ---- */
-
-/* A successor. The descriptors are for polling only; both are -1 when there is none. */
+/* Its members are the module's own, but that INHERITED may be read. */
 struct restart {
-    pid_t pid;   /* 0: none */
-    int process; /* pidfd, readable when it has ended */
-    int channel; /* readable when it says something, writable when restart_give can go on; -1 once
-                    closed, by restart_learn or restart_leave */
+    enum restart_phase phase;
+    struct restart_options options;
+    char **argv; /* of a successor, with room for FD at ARGC */
+    int argc;
+    sigset_t mask;             /* as this process was started */
+    struct sigaction on_child; /* likewise */
+    pid_t supervisor;          /* 0: none */
+    int epoll, timer, signals;
+    int listener;  /* -1: closed */
+    int inherited; /* what restart_inherit or restart_listener found, usable or not */
+    int reserve[RESTART_RESERVE];
+    bool watched;      /* the listener, by EPOLL */
+    bool offered;      /* the server has had a chance to give what is idle */
+    bool again;        /* SIGUSR1 came before this process owned the listener */
+    unsigned stops[2]; /* SIGTERM and SIGINT; those from the predecessor */
+    unsigned turns;    /* calls of restart_accept */
+    unsigned backlog;  /* connections in the queue at SIGTERM, not accepted yet */
+    int64_t deadlines[RESTART_DEADLINES]; /* milliseconds of the monotonic clock */
+    int64_t armed;                        /* what the timer is set to */
+    int open;                             /* connections that the server has, or will accept */
+    int cut;                              /* connections closed at the deadline; -1: said */
+    unsigned long handed_over;            /* connections */
+
+    pid_t parent; /* the predecessor */
+    int predecessor;
+    int taken[RESTART_BATCH]; /* connections from it that restart_accept has not returned yet */
+    int taken_count;
+
+    struct {
+        pid_t pid;         /* 0: none */
+        int process;       /* pidfd */
+        int execution;     /* pipe: errno of a failed execution, or end of file */
+        int channel;       /* -1: closed, or it knows none */
+        int error;         /* of its execution */
+        char report;       /* 0: none yet, 'R': ready, 'T': ready, and takes connections */
+        bool late;         /* and killed for it */
+        int room;          /* connections that a message may bring it */
+        unsigned sent;     /* messages */
+        unsigned received; /* of them; the first makes the listener its own */
+    } successor;
+    int batch[RESTART_BATCH]; /* connections given, that the successor has not received yet */
+    int batch_count;
+    bool batch_sent;    /* in the last message */
+    bool batch_is_back; /* it failed: restart_accept returns them */
 };
 
-#define RESTART_NONE ((struct restart){.process = -1, .channel = -1})
-
-enum restart_news {
-    RESTART_NOTHING, /* not ready yet, or nothing new since */
-    RESTART_READY,   /* it serves, and takes no connections */
-    RESTART_TAKER,   /* it serves, and takes connections */
-    RESTART_ENDED,   /* it ended and has been reaped; RESTART is RESTART_NONE again */
-};
-
 /*
- * Writes the name that follows NAME to SUCCESSOR: without one trailing 1 of its file name, or else
- * with one more. Folders are left alone, and so is a file name that is a mere 1.
- * errno: ENAMETOOLONG.
- */
-int restart_toggle(const char *name, char successor[RESTART_NAME_MAX]);
-
-/*
- * Starts the program that restart_toggle gives for ARGV[0] (in PATH if it has no slash), with
- * ARGV's other strings (up to a null pointer) and the number of LISTENER for its arguments; and
- * fills in RESTART. With REPORT there is a channel over which it is to call restart_report.
+ * Prepares RESTART, and finds out where this process comes from. Call it first in main.
  *
- * It inherits the environment, descriptors 0, 1 and 2, the listener and its end of the channel,
- * and nothing else: each other descriptor of this process is made close-on-exec first
- * (close_range(2)). Its signal mask is MASK, SIGPIPE has its default action, other ignored signals
- * stay ignored, caught ones go back to their default.
+ * Returns the listener if there is one, close-on-exec and non-blocking (which the predecessor sees,
+ * too: it belongs to the open file description): that of the predecessor, whose number, the last
+ * argument, is taken off ARGC and ARGV; or else the service manager's (sd_listen_fds(3)). -1 with
+ * errno 0: there is none, open one. -1 with another errno: there is one that cannot be used: EBADF,
+ * ENOTSOCK, EINVAL (it does not listen), ENOTSUP (no stream), E2BIG (the manager passed several).
  *
- * errno: of posix_spawn(3), so of execve(2) too (ENOENT, EACCES, ENOEXEC, ...), of socketpair(2) or
- * pidfd_open(2); then nothing is left behind.
+ * Side effects: opens /dev/null for each standard stream that is closed; blocks SIGUSR1, SIGTERM
+ * and SIGINT, which are read from a signalfd(2) from restart_serve on; ignores SIGPIPE; SIGCHLD
+ * gets its default action; removes RESTART_CHANNEL, RESTART_SUPERVISOR and LISTEN_* from the
+ * environment. A successor is started with the signal mask and actions that stood before, but
+ * SIGPIPE with its default action.
  */
-int restart_start(struct restart *restart, char *const argv[], int listener, bool report,
-                  const sigset_t *mask);
+int restart_inherit(struct restart *restart, int *argc, char **argv);
+
+/* Takes FD, inherited in another way, as the listener, after the same checks. Returns FD. */
+int restart_listener(struct restart *restart, int fd);
 
 /*
- * What became of the successor; to be called when one of the descriptors in RESTART is readable.
- * Never blocks. On RESTART_ENDED *STATUS is as from waitpid(2), or -1 where this process ignores
- * SIGCHLD, so that nobody can know. A successor that said it was ready, but has ended since, has
- * ended.
+ * Supervision, for managers that know one pid: call it between restart_inherit and restart_serve.
+ * The caller goes on in a new process, where it returns -1 with errno 0. The first process stays
+ * as the child subreaper (prctl(2)): it forwards SIGUSR1, SIGTERM and SIGINT to the process that
+ * owns the listener, reaps, and returns the exit status for itself once the last server has ended:
+ * that server's, or 128 and the number of the signal that ended it. -1 in a process that is
+ * supervised already (errno 0), and on failure (errno as of fork(2)).
  */
-enum restart_news restart_learn(struct restart *restart, int *status);
-
-/* Sends SIGNAL to the successor, if there is one; that it ended is still to be learned. */
-void restart_signal(const struct restart *restart, int signal);
+int restart_supervise(struct restart *restart);
 
 /*
- * Gives COUNT connections (at most RESTART_BATCH, none is fine) to a successor that takes them, in
- * one message, without blocking. All or none: on 0 it has them, and the caller removes its own from
- * its epoll set (the successor keeps the same open file description, so closing alone does not:
- * epoll(7)) and closes them. The first call also says that the listener is the successor's alone:
- * close it before.
- * errno: EAGAIN the channel is full, poll it for writing; ETOOMANYREFS too many descriptors are on
- * their way, try again soon (unix(7)); EPIPE or ECONNRESET the successor is gone.
+ * Begins to serve on LISTENER, which is the module's from now on, with OPTIONS, whose strings and
+ * argv stay the caller's and have to last. Writes the pid file, or reports to the predecessor;
+ * tells the log and the service manager. Returns the descriptor to poll for reading. -1: the log
+ * has been told why.
  */
-int restart_give(const struct restart *restart, const int *connections, size_t count);
-
-/* Ends the channel in this direction: no connections come any more. A successor that has taken
- * them all closes its side: the channel is readable, and restart_learn closes it. */
-void restart_end(const struct restart *restart);
-
-/* Closes both descriptors and forgets the successor, which goes on. It is not reaped. */
-void restart_leave(struct restart *restart);
-
-/* ---- for whoever watches over them ---- */
+int restart_serve(struct restart *restart, int listener, const struct restart_options *options);
 
 /*
- * Writes this process's pid and a newline to FILE as a whole: into FILE.PID, which then takes its
- * name.
+ * Does what is due, and returns the phase. Call it when the descriptor is readable, after the other
+ * events of that turn of the loop have been handled: so a deadline closes nothing that is served.
  */
-int restart_pid_write(const char *file);
-
-/* Removes FILE if it names this process. */
-void restart_pid_remove(const char *file);
+enum restart_phase restart_step(struct restart *restart);
 
 /*
- * Sends STATE, newline-separated assignments, to the service manager: sd_notify(3). Does nothing
- * where NOTIFY_SOCKET is not set. Waits for the manager for a tenth of a second at most.
+ * Returns a connection, non-blocking and close-on-exec, which is then the caller's: a new one, one
+ * that the predecessor handed over, or one that comes back from a successor that failed. -1:
+ * EAGAIN, there is none now; EMFILE, there is one, and no descriptor for it: close the connection
+ * that has been idle longest and call again, or wait.
  */
-int restart_notify(const char *state);
+int restart_accept(struct restart *restart);
+
+/* Closes CONNECTION, which restart_accept returned; or tells that the caller has closed one. */
+void restart_close(struct restart *restart, int connection);
+void restart_closed(struct restart *restart);
+
+/*
+ * Offers CONNECTION, which is idle, to the successor. On 0 it is the module's: the caller removes
+ * it from its epoll set at once (EPOLL_CTL_DEL: closing does not, epoll(7), as the successor holds
+ * the same open file description), and forgets it. -1: EAGAIN, not now, offer it again after the
+ * next step; EPIPE, no successor takes it.
+ */
+int restart_give(struct restart *restart, int connection);
+
+/*
+ * Does what SIGNAL asks for, as if it had come from process SENDER (0: not known). SIGUSR1
+ * restarts, SIGTERM and SIGINT end gracefully, and at once when they come a second time.
+ */
+void restart_signal(struct restart *restart, int signal, pid_t sender);
+
+/* Whether a connection may persist after its answer. */
+bool restart_persists(const struct restart *restart);
 
 #endif
