@@ -53,7 +53,8 @@ enum {
     ROOM_SHARE = 4,     /* of a process's descriptors, one in so many is for one message */
     RETRY_MS = 10,      /* until what the kernel has no room for is tried again */
     PAUSE_MS = 100,     /* until accepting is tried again, or what only others can change */
-    PATIENCE_MS = 1000, /* for a successor to receive the last message and close the channel */
+    RECEIVE_MS = 5000,  /* for a successor to receive a message */
+    PATIENCE_MS = 1000, /* for it to close the channel, and for what is left at the end */
     NOTIFY_WAIT_US = 100000,
     EXIT_NOT_EXECUTED = 127,
 };
@@ -61,7 +62,8 @@ enum {
 #define NEVER INT64_MAX
 
 enum deadline {
-    READY_BY,       /* the successor, and then to receive that it owns the listener */
+    READY_BY,       /* the successor */
+    RECEIVED_BY,    /* the last message, by the successor */
     DRAINED_BY,     /* this process */
     ROLLBACK_UNTIL, /* this process serves again; NEVER: it does not */
     ACCEPT_AT,      /* accepting goes on; NEVER: it is not paused */
@@ -420,7 +422,7 @@ static void enter(struct restart *r, enum restart_phase phase)
         /* A successor that owns the listener writes its own in its place. */
         if (r->successor.pid == 0 || is_pending(r))
             remove_pid_file(r);
-        say(r, LOG_INFO, "ended: %lu connections handed over", r->handed_over);
+        say(r, LOG_INFO, "ended: %lu connections passed on", r->handed_over);
     }
 }
 
@@ -732,7 +734,7 @@ static void forget_successor(struct restart *r)
     close_fd(&r->successor.execution);
     close_fd(&r->successor.channel);
     r->successor.pid = 0;
-    r->deadlines[READY_BY] = NEVER;
+    r->deadlines[READY_BY] = r->deadlines[RECEIVED_BY] = r->deadlines[PARTED_BY] = NEVER;
 }
 
 static int make_ends(const struct restart *r, int channel[2], int execution[2])
@@ -836,7 +838,7 @@ static void hand_over(struct restart *r)
     tell_predecessor(r);
     r->successor.room = room_of(r->successor.pid);
     r->successor.received = takes ? 0 : 1;
-    r->deadlines[READY_BY] = takes ? after_seconds(r->options.ready_timeout) : NEVER;
+    r->deadlines[READY_BY] = NEVER;
     if (r->options.rollback_timeout > 0)
         r->deadlines[ROLLBACK_UNTIL] = after_seconds(r->options.rollback_timeout);
     if (takes && r->batch_is_back) {
@@ -860,7 +862,7 @@ static void received_all(struct restart *r)
     if (is_pending(r) && r->phase == RESTART_HANDING_OVER)
         r->deadlines[DRAINED_BY] = after_seconds(r->options.drain_timeout);
     r->successor.received = r->successor.sent;
-    r->deadlines[READY_BY] = NEVER;
+    r->deadlines[RECEIVED_BY] = NEVER;
     while (r->batch_sent && r->batch_count > 0)
         close(r->batch[--r->batch_count]);
     r->batch_sent = false;
@@ -887,9 +889,10 @@ static ssize_t send_connections(const struct restart *r, int count)
     return sendmsg(r->successor.channel, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/* One message at a time, so that it is known what a successor that fails has not received. The
- * first is empty: it says that the listener is the successor's, and there is room for it whatever
- * the successor has. */
+/* One message at a time, so that it is known what a successor that fails has not received. But one
+ * that is stopped or starved is not waited for: it finds all that was sent when it goes on. The
+ * first message is empty: it says that the listener is the successor's, and there is room for it
+ * whatever the successor has. */
 static void send_batch(struct restart *r)
 {
     if (!hands_over(r) || r->successor.sent > r->successor.received)
@@ -903,6 +906,10 @@ static void send_batch(struct restart *r)
     }
     r->successor.sent++;
     r->batch_sent = count > 0;
+    if (r->successor.stalls)
+        received_all(r);
+    else
+        r->deadlines[RECEIVED_BY] = now() + RECEIVE_MS;
 }
 
 /* ---- what becomes of a successor ---- */
@@ -982,7 +989,8 @@ static void channel_closed(struct restart *r)
         /* It does not own the listener, nor ever will: it is killed at its deadline. */
         take_back_batch(r);
         r->successor.sent = 0;
-        r->deadlines[ROLLBACK_UNTIL] = NEVER;
+        r->deadlines[ROLLBACK_UNTIL] = r->deadlines[RECEIVED_BY] = NEVER;
+        r->deadlines[READY_BY] = after_seconds(r->options.ready_timeout);
         enter(r, RESTART_STARTING);
         notify(r, "MAINPID=%ld", (long)getpid());
     } else if (r->open + r->batch_count > 0) {
@@ -1198,9 +1206,13 @@ static void say_cut(struct restart *r)
 
 static void meet_deadlines(struct restart *r)
 {
-    if (is_due(r, READY_BY) && is_pending(r)) {
-        r->successor.late = !is_told_to_end(r);
+    if (is_due(r, READY_BY)) {
+        r->successor.late = true;
         kill(r->successor.pid, SIGKILL);
+    }
+    if (is_due(r, RECEIVED_BY)) {
+        r->successor.stalls = true;
+        received_all(r);
     }
     if (is_due(r, PARTED_BY))
         close_fd(&r->successor.channel);

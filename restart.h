@@ -78,7 +78,7 @@ struct restart_options {
 enum {
     RESTART_BATCH = 253, /* connections in one message: SCM_MAX_FD, unix(7) */
     RESTART_RESERVE = 6, /* descriptors that a restart needs: two pairs and a pidfd; one more */
-    RESTART_DEADLINES = 7,
+    RESTART_DEADLINES = 8,
 };
 
 /* Its members are the module's own, but that INHERITED may be read. */
@@ -122,6 +122,7 @@ struct restart {
         int room;          /* connections that a message may bring it */
         unsigned sent;     /* messages */
         unsigned received; /* of them; the first makes the listener its own */
+        bool stalls;       /* it does not receive: it is not waited for any more */
     } successor;
     int batch[RESTART_BATCH]; /* connections given, that the successor has not received yet */
     int batch_count;

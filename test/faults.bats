@@ -147,7 +147,7 @@ new() {
     for error in EAGAIN EINTR ETOOMANYREFS ENOBUFS; do
         old sendmsg "$error" 1
         # A moment later it goes on.
-        logged 'ended: 2 connections moved'
+        logged 'ended: 2 connections passed on'
     done
 }
 

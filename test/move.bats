@@ -201,7 +201,7 @@ need() {
     kill -CONT "$pid"
     ask_many "${conns[@]:5}"
     wait_gone "$old"
-    wait_log "\[$old]: .*10 connections moved"
+    wait_log "\[$old]: .*10 connections passed on"
 }
 
 @test "a connection whose answers are not taken yet moves when they are" {
@@ -280,7 +280,7 @@ all_answers() {
         rm "$BATS_TEST_TMPDIR/done"
         restart_server
         deadline=5 wait_gone "$old"
-        logged "\[$old]: .*5000 connections moved"
+        logged "\[$old]: .*5000 connections passed on"
         touch "$BATS_TEST_TMPDIR/ask"
         wait_for answered_all "$job"
     done
