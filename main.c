@@ -36,6 +36,7 @@
 #endif
 
 enum {
+    GO_ON = -1, /* in place of an exit status */
     EXIT_USAGE = 2,
     SECONDS_MAX = INT_MAX / 1000, /* of a timeout: epoll_wait(2) takes an int of milliseconds */
     LINE_SIZE = 1024,             /* a log line: a file name (NAME_MAX) and what to say */
@@ -190,7 +191,8 @@ static void log_line(int priority, const char *text)
     }
 }
 
-__attribute__((format(printf, 1, 2))) static void complain(const char *format, ...)
+/* Says what cannot be done. Returns the exit status for bad arguments. */
+__attribute__((format(printf, 1, 2))) static int complain(const char *format, ...)
 {
     char text[LINE_SIZE];
     va_list arguments;
@@ -198,6 +200,7 @@ __attribute__((format(printf, 1, 2))) static void complain(const char *format, .
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
     log_line(LOG_ERR, text);
+    return EXIT_USAGE;
 }
 
 static const char usage[] =
@@ -235,19 +238,17 @@ static const char usage[] =
     "\n"
     "Exit status: 0 a graceful end; 1 it could not start, or was ended at once; 2 bad arguments.\n";
 
-/* TEXT as a decimal number of MINIMUM to MAXIMUM; false, and says why, where it is none. */
-static bool parse_number(const char *name, const char *text, int minimum, int maximum, int *number)
+/* Takes TEXT, a decimal number of MINIMUM to MAXIMUM, for NAME. */
+static int take_number(const char *name, const char *text, int minimum, int maximum, int *number)
 {
     char *end = NULL;
     errno = 0;
     long value = *text >= '0' && *text <= '9' ? strtol(text, &end, 10) : -1;
-    if (!end || *end || errno || value < minimum || value > maximum) {
-        complain("cannot take '%s' for %s: not a number from %d to %d", text, name, minimum,
-                 maximum);
-        return false;
-    }
+    if (!end || *end || errno || value < minimum || value > maximum)
+        return complain("cannot take '%s' for %s: not a number from %d to %d", text, name, minimum,
+                        maximum);
     *number = (int)value;
-    return true;
+    return GO_ON;
 }
 
 /* HOST, in brackets or not, into O. Returns why it cannot be listened on; NULL: it can. */
@@ -279,13 +280,13 @@ static const char *parse_host(struct options *o, char *host, bool bracketed)
 }
 
 /* ADDRESS:PORT or [ADDRESS]:PORT. */
-static bool parse_address(struct options *o, const char *text)
+static int take_address(struct options *o, const char *text)
 {
     char host[INET6_ADDRSTRLEN + IF_NAMESIZE + 1];
     const char *why = "not ADDRESS:PORT or [ADDRESS]:PORT", *colon = strrchr(text, ':');
     const bool bracketed = text[0] == '[';
     const char *start = text + bracketed, *end = colon ? colon - bracketed : start;
-    int port;
+    int port = 0;
     memset(&o->listen, 0, sizeof o->listen);
     o->listen_text = text;
     if (colon && end >= start && end - start < (long)sizeof host && (!bracketed || *end == ']')) {
@@ -293,15 +294,12 @@ static bool parse_address(struct options *o, const char *text)
         host[end - start] = '\0';
         why = parse_host(o, host, bracketed);
     }
-    if (why) {
-        complain("cannot listen on '%s': %s", text, why);
-        return false;
-    }
-    if (!parse_number("the port", colon + 1, 0, UINT16_MAX, &port))
-        return false;
-    /* The port stands in the same place for both. */
+    if (why)
+        return complain("cannot listen on '%s': %s", text, why);
+    int status = take_number("the port", colon + 1, 0, UINT16_MAX, &port);
+    /* It stands in the same place for both families. */
     ((struct sockaddr_in *)&o->listen)->sin_port = htons((uint16_t)port);
-    return true;
+    return status;
 }
 
 enum long_option {
@@ -357,53 +355,34 @@ static int refuse_option(int result, char **argv)
     }
     if (optopt > 0 && optopt <= UCHAR_MAX && (result == ':' ? name[1] != '-' : !is_known))
         name = short_name;
-    complain("cannot take option '%s': %s (see --help)", name, why);
-    return EXIT_USAGE;
+    return complain("cannot take option '%s': %s (see --help)", name, why);
 }
 
-static int take_pid_file(struct options *o, const char *file)
-{
-    o->restart.pid_file = file;
-    if (*file)
-        return -1;
-    complain("cannot use a pid file without a name");
-    return EXIT_USAGE;
-}
-
-/* Takes one option. Returns -1 to go on, or an exit status. */
 static int take_option(struct options *o, int option, char **argv)
 {
-    struct {
-        const char *name;
-        int minimum, *seconds;
-    } const timeouts[] =
-        {
-            {"--ready-timeout", 0, &o->restart.ready_timeout},
-            {"--drain-timeout", 0, &o->restart.drain_timeout},
-            {"--rollback-timeout", 0, &o->restart.rollback_timeout},
-            {"--idle-timeout", 1, &o->idle_timeout},
-            {"--request-timeout", 1, &o->request_timeout},
-        },
-            *timeout = &timeouts[option - READY_TIMEOUT];
     switch (option) {
     case 'l':
-        return parse_address(o, optarg) ? -1 : EXIT_USAGE;
+        return take_address(o, optarg);
     case 'p':
-        return take_pid_file(o, optarg);
+        o->restart.pid_file = optarg;
+        return *optarg ? GO_ON : complain("cannot use a pid file without a name");
     case READY_TIMEOUT:
+        return take_number("--ready-timeout", optarg, 0, SECONDS_MAX, &o->restart.ready_timeout);
     case DRAIN_TIMEOUT:
+        return take_number("--drain-timeout", optarg, 0, SECONDS_MAX, &o->restart.drain_timeout);
     case ROLLBACK_TIMEOUT:
+        return take_number("--rollback-timeout", optarg, 0, SECONDS_MAX,
+                           &o->restart.rollback_timeout);
     case IDLE_TIMEOUT:
+        return take_number("--idle-timeout", optarg, 1, SECONDS_MAX, &o->idle_timeout);
     case REQUEST_TIMEOUT:
-        return parse_number(timeout->name, optarg, timeout->minimum, SECONDS_MAX, timeout->seconds)
-                   ? -1
-                   : EXIT_USAGE;
+        return take_number("--request-timeout", optarg, 1, SECONDS_MAX, &o->request_timeout);
     case REUSE_PORT:
         o->reuse_port = true;
-        return -1;
+        return GO_ON;
     case SUPERVISE:
         o->supervise = true;
-        return -1;
+        return GO_ON;
     case 'h':
         return print_and_exit(usage, program_invocation_short_name);
     case 'V':
@@ -413,27 +392,22 @@ static int take_option(struct options *o, int option, char **argv)
     }
 }
 
-/* Returns -1 to go on, or an exit status. Takes FD off ARGV. */
-static int parse_options(struct options *o, int argc, char **argv)
+/* Takes FD off ARGV. Returns an exit status, or GO_ON. */
+static int take_options(struct options *o, int argc, char **argv)
 {
-    int option, status;
-    parse_address(o, "127.0.0.1:8080");
+    int option, status = take_address(o, "127.0.0.1:8080");
     opterr = 0;
     /* + ends at FD: what is behind it is no option. */
-    while ((option = getopt_long(argc, argv, "+:l:p:hV", option_table, NULL)) != -1) {
+    while (status == GO_ON &&
+           (option = getopt_long(argc, argv, "+:l:p:hV", option_table, NULL)) != -1)
         status = take_option(o, option, argv);
-        if (status >= 0)
-            return status;
-    }
-    if (argc - optind > 1) {
-        complain("cannot take '%s': nothing may follow FD", argv[optind + 1]);
-        return EXIT_USAGE;
-    }
-    if (optind < argc && !parse_number("FD", argv[optind], 0, INT_MAX, &o->fd))
-        return EXIT_USAGE;
+    if (status == GO_ON && argc - optind > 1)
+        return complain("cannot take '%s': nothing may follow FD", argv[optind + 1]);
+    if (status == GO_ON && optind < argc)
+        status = take_number("FD", argv[optind], 0, INT_MAX, &o->fd);
     argv[optind] = NULL;
     o->restart.argv = argv;
-    return -1;
+    return status;
 }
 
 /* Returns the new listener, or -1 and says why. */
@@ -455,15 +429,13 @@ static int open_listener(const struct options *o)
 /* Says why the listener that was inherited cannot be served. */
 static int refuse_listener(int fd, int error)
 {
+    const char *why = error == ENOTSOCK  ? "it is not a socket"
+                      : error == EINVAL  ? "it does not listen"
+                      : error == ENOTSUP ? "it is not a stream socket"
+                                         : strerror(error);
     if (error == E2BIG)
-        complain("cannot serve several sockets of the service manager: one is all");
-    else
-        complain("cannot listen on inherited fd %d: %s", fd,
-                 error == ENOTSOCK  ? "it is not a socket"
-                 : error == EINVAL  ? "it does not listen"
-                 : error == ENOTSUP ? "it is not a stream socket"
-                                    : strerror(error));
-    return EXIT_USAGE;
+        return complain("cannot serve several sockets of the service manager: one is all");
+    return complain("cannot listen on inherited fd %d: %s", fd, why);
 }
 
 /* A connection inherits these from its listener, tcp(7), socket(7). One send is one segment: there
@@ -1002,15 +974,14 @@ static bool serve(struct server *s, int listener)
     return restart_serve(&s->restart, listener, &options) >= 0;
 }
 
-/* Returns -1 to go on, or an exit status: in the first process, once the last server has ended. */
+/* Returns an exit status in the first process, once the last server has ended; GO_ON below it. */
 static int supervise(struct server *s)
 {
     int status = restart_supervise(&s->restart);
-    if (status < 0 && errno) {
-        complain("cannot supervise: %s", strerror(errno));
-        return EXIT_FAILURE;
-    }
-    return status;
+    if (status >= 0 || !errno)
+        return status;
+    complain("cannot supervise: %s", strerror(errno));
+    return EXIT_FAILURE;
 }
 
 int main(int argc, char **argv)
@@ -1022,10 +993,10 @@ int main(int argc, char **argv)
         .fd = -1};
     struct server s = {.options = &options};
     int listener = restart_inherit(&s.restart, &argc, argv), error = errno;
-    int status = parse_options(&options, argc, argv);
-    if (status < 0 && (options.supervise || getpid() == 1))
+    int status = take_options(&options, argc, argv);
+    if (status == GO_ON && (options.supervise || getpid() == 1))
         status = supervise(&s);
-    if (status >= 0)
+    if (status != GO_ON)
         return status;
     if (options.fd >= 0) {
         listener = restart_listener(&s.restart, options.fd);

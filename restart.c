@@ -8,11 +8,11 @@
  */
 #include "restart.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/sockios.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -45,7 +45,6 @@ enum {
     NUMBER_SIZE = 24,   /* any number in decimal, with its end */
     LINE_SIZE = 1024,   /* a log line or a notification: file names (NAME_MAX) and text */
     WHY_SIZE = 512,     /* why a restart failed: one file name, and text */
-    ADDRESS_SIZE = 64,  /* [IPv6]:port: INET6_ADDRSTRLEN and 8 more */
     MESSAGE_SIZE = 16,  /* more than any message says; the rest is cut off */
     EVENTS_MAX = 8,     /* more than there are descriptors in the epoll set */
     TURNS = 64,         /* calls of restart_accept before restart_step has its turn */
@@ -238,37 +237,19 @@ static void remove_pid_file(const struct restart *r)
         unlink(file);
 }
 
-static void describe_address(int listener, char text[ADDRESS_SIZE])
-{
-    union {
-        struct sockaddr any;
-        struct sockaddr_in v4;
-        struct sockaddr_in6 v6;
-        struct sockaddr_storage storage;
-    } address = {.any.sa_family = AF_UNSPEC};
-    socklen_t size = sizeof address;
-    char host[INET6_ADDRSTRLEN];
-    getsockname(listener, &address.any, &size);
-    if (address.any.sa_family == AF_INET)
-        snprintf(text, ADDRESS_SIZE, "%s:%u",
-                 inet_ntop(AF_INET, &address.v4.sin_addr, host, sizeof host),
-                 ntohs(address.v4.sin_port));
-    else if (address.any.sa_family == AF_INET6)
-        snprintf(text, ADDRESS_SIZE, "[%s]:%u",
-                 inet_ntop(AF_INET6, &address.v6.sin6_addr, host, sizeof host),
-                 ntohs(address.v6.sin6_port));
-    else
-        snprintf(text, ADDRESS_SIZE, "a socket of family %u", (unsigned)address.any.sa_family);
-}
-
 static void say_listening(const struct restart *r)
 {
-    char address[ADDRESS_SIZE], how[NUMBER_SIZE + 16] = "";
+    struct sockaddr_storage address = {0};
+    socklen_t size = sizeof address;
+    char host[NI_MAXHOST] = "?", port[NI_MAXSERV] = "?", how[NUMBER_SIZE + 16] = "";
     const char *version = r->options.version;
-    describe_address(r->listener, address);
+    getsockname(r->listener, (struct sockaddr *)&address, &size);
+    getnameinfo((struct sockaddr *)&address, size, host, sizeof host, port, sizeof port,
+                NI_NUMERICHOST | NI_NUMERICSERV);
     if (r->listener == r->inherited)
         snprintf(how, sizeof how, " (inherited fd %d)", r->listener);
-    say(r, LOG_INFO, "listening on %s%s%s%s", address, how, version ? ", version " : "",
+    say(r, LOG_INFO, "listening on %s%s%s:%s%s%s%s", address.ss_family == AF_INET6 ? "[" : "", host,
+        address.ss_family == AF_INET6 ? "]" : "", port, how, version ? ", version " : "",
         version ? version : "");
 }
 
@@ -541,8 +522,10 @@ int restart_inherit(struct restart *r, int *argc, char **argv)
     unsetenv(supervisor_variable);
     r->predecessor = find_predecessor(r);
     int listener = find_activation(r), error = errno;
-    int fd = r->predecessor >= 0 && *argc > 1 ? number_of(argv[*argc - 1]) : -1;
-    if (fd >= 0) {
+    int fd = *argc > 1 ? number_of(argv[*argc - 1]) : -1;
+    /* A predecessor that has ended, or waits for no report, has started this process, too. */
+    if (fd >= 0 &&
+        (r->predecessor >= 0 || (listener < 0 && socket_option(fd, SO_ACCEPTCONN) == 1))) {
         listener = restart_listener(r, fd);
         error = errno;
         argv[--*argc] = NULL;
@@ -618,6 +601,12 @@ static bool has_room(struct restart *r, int count)
     return false;
 }
 
+static void leave_predecessor(struct restart *r)
+{
+    close_fd(&r->predecessor);
+    r->deadlines[ROOM_BY] = NEVER;
+}
+
 /* Takes one message. 1: it did; 0: there is none to take now; -1: the end, no more will come. */
 static int hear_message(struct restart *r)
 {
@@ -645,7 +634,7 @@ static void hear_predecessor(struct restart *r)
     while (r->predecessor >= 0 && r->taken_count == 0 && heard > 0) {
         heard = hear_message(r);
         if (heard < 0) {
-            close_fd(&r->predecessor);
+            leave_predecessor(r);
             own_listener(r);
         }
     }
@@ -1108,7 +1097,7 @@ static void stop_inheriting(struct restart *r)
     if (waits >= 0)
         hear_predecessor(r);
     if (r->phase == RESTART_INHERITING) {
-        close_fd(&r->predecessor);
+        leave_predecessor(r);
         enter(r, RESTART_DRAINING);
     }
 }
@@ -1163,7 +1152,7 @@ static void signal_restart(struct restart *r)
         start(r);
 }
 
-void restart_signal(struct restart *r, int signal, pid_t sender)
+static void take_signal(struct restart *r, int signal, pid_t sender)
 {
     /* The supervisor's signals are for the process that owns the listener: this one may have handed
      * it over since. */
@@ -1184,7 +1173,7 @@ static void read_signals(struct restart *r)
 {
     struct signalfd_siginfo info;
     while (read(r->signals, &info, sizeof info) == sizeof info)
-        restart_signal(r, (int)info.ssi_signo, (pid_t)info.ssi_pid);
+        take_signal(r, (int)info.ssi_signo, (pid_t)info.ssi_pid);
 }
 
 /* ---- the step ---- */
@@ -1222,7 +1211,7 @@ static void meet_deadlines(struct restart *r)
             enter(r, RESTART_DONE);
         } else {
             enter(r, RESTART_CUT);
-            close_fd(&r->predecessor);
+            leave_predecessor(r);
             if (is_told_to_end(r) && is_pending(r))
                 kill(r->successor.pid, SIGKILL);
         }

@@ -194,12 +194,6 @@ void restart_closed(struct restart *restart);
  */
 int restart_give(struct restart *restart, int connection);
 
-/*
- * Does what SIGNAL asks for, as if it had come from process SENDER (0: not known). SIGUSR1
- * restarts, SIGTERM and SIGINT end gracefully, and at once when they come a second time.
- */
-void restart_signal(struct restart *restart, int signal, pid_t sender);
-
 /* Whether a connection may persist after its answer. */
 bool restart_persists(const struct restart *restart);
 
