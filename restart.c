@@ -8,6 +8,7 @@
  */
 #include "restart.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -292,14 +293,18 @@ static void open_standard_streams(void)
 /* A successor is to inherit nothing but the standard streams, and what is made inheritable later.
  * One by one where close_range(2) is forbidden (seccomp(2)) or knows no CLOSE_RANGE_CLOEXEC (before
  * Linux 5.11). */
-static void make_close_on_exec(void)
+static int make_close_on_exec(void)
 {
-    struct rlimit limit;
     if (syscall(SYS_close_range, STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC) == 0)
-        return;
-    rlim_t end = getrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_max : FOPEN_MAX;
-    for (int fd = STDERR_FILENO + 1; fd < INT_MAX && (rlim_t)fd < end; fd++)
-        fcntl(fd, F_SETFD, FD_CLOEXEC);
+        return 0;
+    DIR *descriptors = opendir("/proc/self/fd");
+    const struct dirent *entry;
+    if (!descriptors)
+        return -1;
+    while ((entry = readdir(descriptors)))
+        if (number_of(entry->d_name) > STDERR_FILENO)
+            fcntl(number_of(entry->d_name), F_SETFD, FD_CLOEXEC);
+    return closedir(descriptors);
 }
 
 /* Edge-triggered: what cannot be dealt with yet (a full table of descriptors, an ended process that
@@ -386,25 +391,23 @@ static void enter(struct restart *r, enum restart_phase phase)
     r->phase = phase;
     r->offered = false;
     step_soon(r);
-    if (phase <= RESTART_STARTING || phase == RESTART_STANDING_BY) {
-        r->deadlines[DRAINED_BY] = NEVER;
-        r->cut = 0;
-    } else if (before <= RESTART_STARTING && phase <= RESTART_DRAINING) {
-        /* While the successor does not own the listener, its own deadline counts. */
-        if (phase == RESTART_DRAINING)
-            r->deadlines[DRAINED_BY] = after_seconds(r->options.drain_timeout);
-        if (r->open > 0)
-            say(r, LOG_INFO, "draining: %d connections", r->open);
-    } else if (phase == RESTART_CUT) {
+    if (phase == RESTART_CUT)
         r->deadlines[DRAINED_BY] = now() + PATIENCE_MS;
-    } else if (phase >= RESTART_DONE) {
-        r->deadlines[DRAINED_BY] = NEVER;
-        close_listener(r);
-        /* A successor that owns the listener writes its own in its place. */
-        if (r->successor.pid == 0 || is_pending(r))
-            remove_pid_file(r);
-        say(r, LOG_INFO, "ended: %lu connections passed on", r->handed_over);
-    }
+    else if (phase != RESTART_DRAINING)
+        r->deadlines[DRAINED_BY] = NEVER; /* in HANDING_OVER set once that has begun */
+    else if (r->deadlines[DRAINED_BY] == NEVER)
+        r->deadlines[DRAINED_BY] = after_seconds(r->options.drain_timeout);
+    if (phase <= RESTART_STARTING)
+        r->cut = 0;
+    else if (before <= RESTART_STARTING && r->open > 0)
+        say(r, LOG_INFO, "draining: %d connections", r->open);
+    if (phase < RESTART_DONE)
+        return;
+    close_listener(r);
+    /* A successor that owns the listener writes its own in its place. */
+    if (r->successor.pid == 0 || is_pending(r))
+        remove_pid_file(r);
+    say(r, LOG_INFO, "ended: %lu connections passed on", r->handed_over);
 }
 
 static void start(struct restart *r);
@@ -754,8 +757,7 @@ static int spawn(struct restart *r, char *name)
     release_reserve(r);
     memset(&r->successor, 0, sizeof r->successor);
     r->successor.process = -1; /* the others are set below */
-    if (make_ends(r, channel, execution) == 0) {
-        make_close_on_exec();
+    if (make_ends(r, channel, execution) == 0 && make_close_on_exec() == 0) {
         pid = fork();
         if (pid == 0)
             become(r, name, channel[1], execution[1]);
