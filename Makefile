@@ -12,7 +12,7 @@ LINK     = $(CC) -pie -Wl,-z,relro,-z,now $(CFLAGS) $(LDFLAGS)
 
 PROGRAMS = rust_graceful_restart rust_graceful_restart1
 OBJECTS  = main.o http.o restart.o
-TOOLS    = $(patsubst %,build/%,echo hammer http_cases manager)
+TOOLS    = $(patsubst %,build/%,echo hammer http_cases manager crowd tracer)
 TESTS    = test
 
 # What the tests run, and what the checks run besides: command:Debian package.
