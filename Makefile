@@ -12,7 +12,7 @@ LINK     = $(CC) -pie -Wl,-z,relro,-z,now $(CFLAGS) $(LDFLAGS)
 
 PROGRAMS = rust_graceful_restart rust_graceful_restart1
 OBJECTS  = main.o http.o restart.o
-TOOLS    = $(patsubst %,build/%,echo hammer http_cases manager crowd tracer)
+TOOLS    = $(patsubst %,build/%,echo hammer http_cases manager crowd tracer second_zero.so)
 TESTS    = test
 
 # What the tests run, and what the checks run besides: command:Debian package.
@@ -38,6 +38,10 @@ restart.o: restart.c restart.h .flags
 # Changes when the commands do, so that `make VERSION=2 rust_graceful_restart1` does what it says.
 .flags: FORCE
 	@echo '$(COMPILE) $(LINK) $(VERSION)' | cmp -s - $@ || echo '$(COMPILE) $(LINK) $(VERSION)' > $@
+
+build/%.so: test/%.c
+	@mkdir -p build
+	$(COMPILE) -fPIC -shared $(LDFLAGS) -o $@ $<
 
 build/%: test/%.c http.o restart.o http.h restart.h
 	@mkdir -p build

@@ -66,7 +66,7 @@ in_trouble() {
 }
 
 mended() {
-    kill "$tracer"
+    kill "$tracer" 2>/dev/null || true
     wait "$tracer" || true
 }
 

@@ -1,0 +1,311 @@
+#!/usr/bin/env bats
+# Deadlines, descriptors, memory and files at the limit: nobody is blamed for what this process, or
+# its surroundings, were too slow or too small for.
+# shellcheck disable=SC2016 # scripts in quotes are run by other shells
+# shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
+
+load helper
+load crowd
+
+# sleep_until_past MS: waits until the clock shows more: a deadline has to pass.
+sleep_until_past() {
+    wait_for is_past "$1"
+}
+
+# ---- a process that was stopped, or is busy, at a deadline ----
+
+@test "a request that became whole before the drain deadline is answered by a process stopped since" {
+    start_server --drain-timeout 1
+    crowd slow 20 "$port"
+    tell slow half
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    restart_server
+    stop "$old"
+    deadline_over=$(($(clock) + 1500))
+    send "$conn" "$REST"
+    tell slow rest
+    sleep_until_past "$deadline_over"
+    kill -CONT "$old"
+    receive "$conn"
+    [[ $code == 200 && $body == 'Hello, World!' ]]
+    answers slow
+    (($(how_many +) + $(how_many c) == 20))
+    ended "$old"
+    ((status == 0))
+}
+
+@test "the same at a shutdown" {
+    start_server --drain-timeout 1
+    crowd slow 20 "$port"
+    tell slow half
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    kill -TERM "$pid"
+    wait_log 'SIGTERM received'
+    stop "$pid"
+    deadline_over=$(($(clock) + 1500))
+    send "$conn" "$REST"
+    tell slow rest
+    sleep_until_past "$deadline_over"
+    kill -CONT "$pid"
+    receive "$conn"
+    [[ $code == 200 && $body == 'Hello, World!' ]]
+    announces_close
+    answers slow
+    [[ $reply =~ ^c+$ ]]
+    ended "$pid"
+    ((status == 0))
+}
+
+@test "a client that took its answers in time is served by a process stopped since" {
+    start_server --request-timeout 2
+    # Its answers do not fit into any buffer; the server waits for it to take them.
+    crowd greedy -b 4096 1 "$port"
+    tell greedy pour 300000
+    wait_for waits_to_send
+    stop "$pid"
+    deadline_over=$(($(clock) + 2500))
+    tell greedy read
+    sleep_until_past "$deadline_over"
+    kill -CONT "$pid"
+    answers greedy 300000
+    [[ $reply == + ]]
+}
+
+# Whether a connection of the server's has answers to be sent, and requests to be read.
+waits_to_send() {
+    ss -Htn "sport = :$port" | awk '$1 == "ESTAB" && $2 > 0 && $3 > 0 { n++ } END { exit !n }'
+}
+
+@test "a request that becomes whole around the drain deadline is never answered, and cut then" {
+    need_strace
+    start_server --drain-timeout 1
+    crowd slow 150 "$port"
+    tell slow half
+    serves
+    # The events of a loop are looked at late: some before the deadline, some after, some both.
+    in_trouble epoll_wait,epoll_pwait,epoll_pwait2 delay_exit=40000
+    restart_server
+    tell slow rest 600 600
+    answers slow
+    first=$reply
+    tell slow ask
+    answers slow
+    for ((i = 0; i < ${#first}; i++)); do
+        [[ ${first:i:1} != + || ${reply:i:1} == + ]] || return 1
+    done
+    # There were some of either kind.
+    [[ $first == *+* && $first == *[-xc]* ]]
+}
+
+# ---- descriptors ----
+
+# start_limited LIMIT [OPTIONS...]: a server that may open LIMIT descriptors.
+start_limited() {
+    start_command bash -c 'ulimit -n "$0" && exec "$@"' "$1" "./$NAME" -l 127.0.0.1:0 "${@:2}"
+    wait_listening
+}
+
+@test "the oldest idle connection is not evicted when its next request has arrived" {
+    start_limited 64
+    # More than there are places for: who is left is the youngest.
+    conns=()
+    for ((i = 0; i < 70; i++)); do
+        connect
+        ask "$conn"
+        conns+=("$conn")
+    done
+    first=0
+    while ! holds "$pid" "${conns[first]}"; do
+        ((++first))
+    done
+    ((first > 0 && first < 60))
+    stop "$pid"
+    # The server hears of the newcomers before it hears of these.
+    connect
+    newcomer=$conn
+    send "$newcomer" "$WHOLE"
+    connect
+    second_newcomer=$conn
+    send "$second_newcomer" "$WHOLE"
+    for ((i = first; i < first + 5; i++)); do
+        send "${conns[i]}" "$WHOLE"
+    done
+    kill -CONT "$pid"
+    for ((i = first; i < first + 5; i++)); do
+        answered "${conns[i]}"
+    done
+    answered "$newcomer"
+    answered "$second_newcomer"
+    closed "${conns[first + 5]}"
+    closed "${conns[first + 6]}"
+    ask "${conns[first + 7]}"
+}
+
+@test "busy clients, more than there are places, are not reset" {
+    need hammer
+    start_limited 64
+    "$BUILD_DIR/hammer" -k 60 -t 0 -p 0 -c 0 -s 0 -r 0 -d 1 "127.0.0.1:$port" \
+        >"$BATS_TEST_TMPDIR/hammer" || true
+    cat "$BATS_TEST_TMPDIR/hammer"
+    answered=$(grep -o 'answered=[0-9]*' "$BATS_TEST_TMPDIR/hammer" | head -n 1 | cut -d = -f 2)
+    failed=$(grep -o 'failed=[0-9]*' "$BATS_TEST_TMPDIR/hammer" | head -n 1 | cut -d = -f 2)
+    ((answered > 100 && failed * 1000 < answered))
+}
+
+@test "what waits to be accepted at SIGTERM is served as descriptors become free" {
+    start_limited 64 --request-timeout 600
+    crowd busy 40 "$port"
+    tell busy half
+    # Fill what places are left, one by one, until one has to wait.
+    halves=()
+    for ((i = 0; i < 60; i++)); do
+        connect
+        send "$conn" "$HALF"
+        deadline=1 wait_for taken "$conn" >/dev/null || break
+        halves+=("$conn")
+    done
+    ((i < 60))
+    last=$conn
+    crowd waiting 5 "$port"
+    tell waiting ask
+    kill -TERM "$pid"
+    wait_log 'SIGTERM received'
+    wait_log 'draining'
+    tell busy rest
+    answers busy
+    [[ $reply =~ ^c+$ ]]
+    answers waiting
+    [[ $reply =~ ^c+$ ]]
+    send "$last" "$REST"
+    for conn in "${halves[@]}"; do
+        send "$conn" "$REST"
+    done
+    for conn in "${halves[@]}" "$last"; do
+        receive "$conn"
+        [[ $code == 200 ]]
+        announces_close
+    done
+    ended "$pid"
+    ((status == 0))
+}
+
+@test "a flood of new connections does not hold up the end" {
+    need_strace
+    need hammer
+    start_server
+    in_background "$BUILD_DIR/hammer" -k 0 -t 0 -p 0 -c 16 -s 0 -r 0 -d 300 "127.0.0.1:$port" \
+        >/dev/null
+    flood=$job
+    # Slower than clients come again.
+    in_trouble accept4,accept delay_enter=5000
+    wait_for injected_often
+    kill -TERM "$pid"
+    ended "$pid"
+    ((status == 0))
+    alive "$flood"
+}
+
+injected_often() {
+    (($(grep -c . "$BATS_TEST_TMPDIR/trace") > 100))
+}
+
+# ---- what clients send, and do not take ----
+
+@test "a request behind urgent data is answered at once" {
+    start_server
+    crowd urgent 5 "$port"
+    ask_crowd urgent
+    stop "$pid"
+    tell urgent urgent
+    kill -CONT "$pid"
+    answers urgent 2
+    [[ $reply == +++++ ]]
+}
+
+@test "a client that pipelines and does not read costs at most 2 MiB of the kernel's memory" {
+    start_server --request-timeout 600
+    crowd greedy 10 "$port"
+    tell greedy pour 1000000
+    tell greedy pour 1000000
+    kernel_memory
+    ((most > 0 && most <= 2 * 1024 * 1024))
+}
+
+# The most that the kernel keeps for one of the server's connections, in bytes. Sets most.
+kernel_memory() {
+    most=$(ss -Htnm "sport = :$port" | tr '\n' ' ' | grep -oE 'skmem:\([^)]*\)' | sed -E \
+        's/.*\(r([0-9]+),rb[0-9]+,t[0-9]+,tb[0-9]+,f([0-9]+),w([0-9]+),.*/\1 \2 \3/' |
+        awk '{ sum = $1 + $2 + $3; if (sum > most) most = sum } END { print most + 0 }')
+    echo "at most $most bytes"
+}
+
+# ---- files, streams, the clock ----
+
+@test "a FIFO under a temporary name of the pid file does not hold up the first process" {
+    mkdir "$BATS_TEST_TMPDIR/run"
+    start_command bash -c 'mkfifo "run/pid.$$"; exec "$0" "$@"' "./$NAME" -l 127.0.0.1:0 \
+        --pid-file run/pid
+    wait_listening
+    serves
+    [[ $(<"$BATS_TEST_TMPDIR/run/pid") == "$pid" ]]
+    kill -TERM "$pid"
+    ended "$pid"
+    ((status == 0))
+}
+
+@test "a FIFO under a temporary name of the pid file does not hold up a successor" {
+    mkdir "$BATS_TEST_TMPDIR/run"
+    start_server --pid-file run/pid
+    successor_script 'mkfifo "run/pid.$$"; become "$@"'
+    restart_server
+    curl -q -sS --noproxy '*' --max-time 3 "http://127.0.0.1:$port/"
+    wait_for grep -qx "$pid" "$BATS_TEST_TMPDIR/run/pid"
+    [[ -f $BATS_TEST_TMPDIR/run/pid ]]
+}
+
+@test "a file that a temporary name of the pid file leads to is left alone" {
+    mkdir "$BATS_TEST_TMPDIR/run"
+    echo treasure >"$BATS_TEST_TMPDIR/file"
+    start_server --pid-file run/pid
+    successor_script 'ln "file" "run/pid.$$"; become "$@"'
+    restart_server
+    wait_for grep -qx "$pid" "$BATS_TEST_TMPDIR/run/pid"
+    [[ $(<"$BATS_TEST_TMPDIR/file") == treasure ]]
+}
+
+@test "a FIFO in place of the pid file does not hold up the end" {
+    mkdir "$BATS_TEST_TMPDIR/run"
+    start_server --pid-file run/pid
+    rm "$BATS_TEST_TMPDIR/run/pid"
+    mkfifo "$BATS_TEST_TMPDIR/run/pid"
+    kill -TERM "$pid"
+    ended "$pid"
+    ((status == 0))
+}
+
+@test "--help and --version fail where standard output is closed, and say so" {
+    for option in --help -h --version -V; do
+        status=0
+        error=$("$BATS_TEST_TMPDIR/$NAME" "$option" 2>&1 >&-) || status=$?
+        echo "$option: $status, $error"
+        ((status == 1))
+        [[ $(wc -l <<<"$error") == 1 && $error == *'standard output'* ]]
+    done
+}
+
+@test "where the clock stands at second 0, requests are answered, with that date" {
+    need second_zero.so
+    start_command env "ASAN_OPTIONS=verify_asan_link_order=0:$ASAN_OPTIONS" \
+        "LD_PRELOAD=$BUILD_DIR/second_zero.so" "./$NAME" -l 127.0.0.1:0
+    wait_listening
+    connect
+    ask "$conn"
+    [[ $header == *'Date: Thu, 01 Jan 1970 00:00:00 GMT'* ]]
+    before=$(processor_time "$pid")
+    sleep 1
+    (($(processor_time "$pid") - before < 20))
+}
