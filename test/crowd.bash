@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154 # what functions set is for the tests; helper.bash sets the rest
 # What the bats files about corners share: groups of connections that do the same (build/crowd).
 
 # crowd NAME [OPTIONS] COUNT WHERE...: opens a crowd, see test/crowd.c. Sets crowd_port.

@@ -61,17 +61,17 @@ sleep_until_past() {
 }
 
 @test "a client that took its answers in time is served by a process stopped since" {
-    start_server --request-timeout 2
+    start_server --request-timeout 3
     # Its answers do not fit into any buffer; the server waits for it to take them.
-    crowd greedy -b 4096 1 "$port"
-    tell greedy pour 300000
+    crowd greedy -b 16384 1 "$port"
+    tell greedy pour 50000
     wait_for waits_to_send
     stop "$pid"
-    deadline_over=$(($(clock) + 2500))
+    deadline_over=$(($(clock) + 3500))
     tell greedy read
     sleep_until_past "$deadline_over"
     kill -CONT "$pid"
-    answers greedy 300000
+    answers greedy 50000
     [[ $reply == + ]]
 }
 
@@ -83,13 +83,13 @@ waits_to_send() {
 @test "a request that becomes whole around the drain deadline is never answered, and cut then" {
     need_strace
     start_server --drain-timeout 1
-    crowd slow 150 "$port"
+    crowd slow 300 "$port"
     tell slow half
     serves
     # The events of a loop are looked at late: some before the deadline, some after, some both.
     in_trouble epoll_wait,epoll_pwait,epoll_pwait2 delay_exit=40000
     restart_server
-    tell slow rest 600 600
+    tell slow rest 500 1500
     answers slow
     first=$reply
     tell slow ask
@@ -111,18 +111,17 @@ start_limited() {
 
 @test "the oldest idle connection is not evicted when its next request has arrived" {
     start_limited 64
-    # More than there are places for: who is left is the youngest.
+    none=$(descriptors "$pid")
+    # More than there are places for: the youngest stay.
     conns=()
     for ((i = 0; i < 70; i++)); do
         connect
-        ask "$conn"
         conns+=("$conn")
     done
-    first=0
-    while ! holds "$pid" "${conns[first]}"; do
-        ((++first))
-    done
+    ask "$conn"
+    first=$((70 - ($(descriptors "$pid") - none)))
     ((first > 0 && first < 60))
+    holds "$pid" "${conns[first]}"
     stop "$pid"
     # The server hears of the newcomers before it hears of these.
     connect
@@ -178,8 +177,10 @@ start_limited() {
     tell busy rest
     answers busy
     [[ $reply =~ ^c+$ ]]
+    leave busy
     answers waiting
     [[ $reply =~ ^c+$ ]]
+    leave waiting
     send "$last" "$REST"
     for conn in "${halves[@]}"; do
         send "$conn" "$REST"
@@ -188,6 +189,7 @@ start_limited() {
         receive "$conn"
         [[ $code == 200 ]]
         announces_close
+        disconnect "$conn"
     done
     ended "$pid"
     ((status == 0))
