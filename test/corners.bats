@@ -247,8 +247,8 @@ blocks_int() {
     tell idle ask
     answers idle
     (($(how_many '?') == 0 && $(how_many +) >= 50))
-    # The last of them was idle for the shortest time.
-    [[ $reply =~ ^[-x]+\++$ ]]
+    # Those that were idle longest, and those that were not.
+    [[ ${reply:0:40} =~ ^[-x]+$ && ${reply:160} =~ ^\++$ ]]
     serves
 }
 
