@@ -6,11 +6,14 @@
 load helper
 load crowd
 
+before=
+
 # start_pending [OPTIONS...]: starts a server, and a restart that is held when the successor serves
 # and has reported, and the old process knows nothing of it: it is stopped. Sets old and pid.
 start_pending() {
     start_server "$@"
     old=$pid
+    before=$(descriptors "$old")
     successor_script 'kill -STOP $PPID; become "$@"'
     kill -USR1 "$old"
     wait_for succeeded "$old"
@@ -20,9 +23,11 @@ start_pending() {
     serves
 }
 
-# $old serves on alone, and the next restart works.
+# $old serves on alone, with as many descriptors as $before, where that is set, and the next restart
+# works.
 goes_on() {
     wait_for only_one_left
+    [[ -z $before ]] || wait_for has_descriptors "$old" "$before"
     [[ $(serving_pid) == "$old" ]]
     wait_for childless "$old"
     serves
@@ -51,7 +56,7 @@ goes_on() {
 @test "a successor that says ready and closes the channel is killed in time, and does no harm" {
     start_server --ready-timeout 1
     old=$pid
-    connect
+    before=$(descriptors "$old")
     successor_script 'kill -STOP $PPID; exec 9>&"${RESTART_CHANNEL#*:}"
         eval "exec ${RESTART_CHANNEL#*:}>&-"; printf R1 >&9; exec 9>&-
         kill -CONT $PPID; echo $$ >successor; exec sleep 60'
@@ -59,17 +64,18 @@ goes_on() {
     wait_for restart_decided
     logged "\[$old]: restart failed"
     gone "$(<"$BATS_TEST_TMPDIR/successor")"
-    ask "$conn"
     goes_on
-    ask "$conn"
 }
 
 @test "SIGUSR1 is remembered by a successor that does not own the listener, and done once it does" {
     start_pending
+    # Twice is once.
     kill -USR1 "$pid"
     wait_log "\[$pid]: SIGUSR1 received: "
     serves
     (($(count_log "\[$pid]: successor started") == 0))
+    kill -USR1 "$pid"
+    wait_for reads_signals "$pid"
     kill -CONT "$old"
     wait_gone "$old"
     wait_gone "$pid"
@@ -126,6 +132,11 @@ blocks_int() {
     ((0x${mask:-0} & 2))
 }
 
+# reads_signals PID: whether no signal waits to be read by the process.
+reads_signals() {
+    grep -Eq '^ShdPnd:\s+0+$' "/proc/$1/status"
+}
+
 # ---- a successor that is slow, or hard to get rid of ----
 
 @test "clients are served while the execution of the successor takes its time" {
@@ -134,17 +145,58 @@ blocks_int() {
     old=$pid
     in_trouble -f execve delay_enter=2000000
     kill -USR1 "$old"
-    in_old_program() {
-        local child
-        child=$(children "$old")
-        [[ -n $child && $(readlink "/proc/$child/exe") == "$BATS_TEST_TMPDIR/$NAME" ]]
-    }
-    wait_for in_old_program
+    wait_for in_old_program "$old"
     serves
-    in_old_program
+    in_old_program "$old"
     wait_for succeeded "$old"
     wait_gone "$old"
     serves
+}
+
+@test "a successor whose execution takes longer than the ready timeout is killed" {
+    need_strace
+    start_server --ready-timeout 1
+    old=$pid
+    in_trouble -f execve delay_enter=4000000
+    kill -USR1 "$old"
+    wait_for restart_decided
+    logged "\[$old]: restart failed: .*not ready"
+    mended
+    goes_on
+}
+
+@test "SIGTERM while the successor's execution takes its time ends both" {
+    need_strace
+    start_server
+    old=$pid
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    in_trouble -f execve delay_enter=4000000
+    begun=$(clock)
+    kill -USR1 "$old"
+    wait_for in_old_program "$old"
+    successor=$(children "$old")
+    kill -TERM "$old"
+    wait_log "\[$old]: SIGTERM received"
+    send "$conn" "$REST"
+    receive "$conn"
+    [[ $code == 200 ]]
+    announces_close
+    # It was answered long before the execution was done.
+    (($(clock) - begun < 2000))
+    disconnect "$conn"
+    ended "$old"
+    ((status == 0))
+    wait_gone "$successor"
+    mended
+}
+
+# in_old_program PID: whether PID has a child that has not been executed yet.
+in_old_program() {
+    local child
+    child=$(children "$1")
+    [[ -n $child && $(readlink "/proc/$child/exe") == "$BATS_TEST_TMPDIR/$NAME" ]]
 }
 
 @test "the old process waits without spinning for a dead successor that a tracer holds" {
@@ -160,9 +212,9 @@ blocks_int() {
     wait_for traced "$successor"
     kill -KILL "$successor"
     wait_gone "$successor"
-    before=$(processor_time "$old")
+    ticks=$(processor_time "$old")
     sleep 1
-    (($(processor_time "$old") - before < 20))
+    (($(processor_time "$old") - ticks < 20))
     serves
     kill "$job"
     wait_log "\[$old]: restart failed: .*signal 9"
