@@ -80,7 +80,7 @@ goes_on() {
     wait_gone "$old"
     wait_gone "$pid"
     serves
-    (($(count_log 'listening on') == 3 && $(count_log 'handed over') == 2))
+    (($(count_log 'listening on') == 3 && $(count_log 'handed over to') == 2))
     wait_for only_one_left
 }
 
