@@ -16,12 +16,22 @@ crowd() {
     crowd_port=${said##* }
 }
 
-# tell NAME COMMAND...: has the crowd carry out a command. Sets reply.
-tell() {
-    local -n in=crowd_$1_in out=crowd_$1_out
+# order NAME COMMAND...: has the crowd carry out a command; obeyed NAME waits until that is done, and
+# sets reply. tell NAME COMMAND...: both.
+order() {
+    local -n in=crowd_$1_in
     shift
     echo "$*" >&"$in"
+}
+
+obeyed() {
+    local -n out=crowd_$1_out
     IFS= read -r -t 20 -u "$out" reply
+}
+
+tell() {
+    order "$@"
+    obeyed "$1"
 }
 
 # answers NAME [NUMBER]: waits for NUMBER more answers to each of the crowd. Sets reply: a letter

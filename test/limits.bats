@@ -88,8 +88,9 @@ waits_to_send() {
     serves
     # The events of a loop are looked at late: some before the deadline, some after, some both.
     in_trouble epoll_wait,epoll_pwait,epoll_pwait2 delay_exit=40000
+    order slow rest 0 3000
     restart_server
-    tell slow rest 500 1500
+    obeyed slow
     answers slow
     first=$reply
     tell slow ask
