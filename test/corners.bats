@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: 0BSD
 # Restarts in which something happens at the wrong moment: the service goes on, in one process.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
@@ -45,9 +46,11 @@ goes_on() {
     wait_for taken "$conn"
     kill -TERM "$pid"
     wait_log "\[$pid]: SIGTERM received"
+    ticks=$(processor_time "$old")
     kill -CONT "$old"
     # Its request in flight keeps the successor from ending, until the ready deadline.
     wait_for restart_decided
+    (($(processor_time "$old") - ticks < 50))
     (($(count_log 'handed over') == 0))
     gone "$pid"
     goes_on

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# SPDX-License-Identifier: 0BSD
 # shellcheck disable=SC2034,SC2154 # what functions set is for the tests; helper.bash sets the rest
 # What the bats files about corners share: groups of connections that do the same (build/crowd).
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: 0BSD */
 /*
  * crowd - some connections that all do the same, on command.
  *

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: 0BSD
 # Deadlines, descriptors, memory and files at the limit: nobody is blamed for what this process, or
 # its surroundings, were too slow or too small for.
 # shellcheck disable=SC2016 # scripts in quotes are run by other shells
@@ -164,6 +165,9 @@ start_limited() {
     kill -TERM "$pid"
     wait_log 'SIGTERM received'
     wait_log 'draining'
+    ticks=$(processor_time "$pid")
+    sleep 1
+    (($(processor_time "$pid") - ticks < 20))
     tell busy rest
     answers busy
     [[ $reply =~ ^c+$ ]]

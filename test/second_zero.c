@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: 0BSD */
 /*
  * second_zero - a library that stops the clock at second 0, where a machine without a battery
  * starts. For LD_PRELOAD. The monotonic clock goes on.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: 0BSD */
 /*
  * tracer - holds process PID as a debugger does that looks away: when the process dies, it stays a
  * zombie that its parent cannot reap, until this program ends.
