@@ -307,6 +307,41 @@ in_old_program() {
     serves
 }
 
+@test "a successor with requests in flight on all its descriptors: nothing hangs" {
+    start_server
+    old=$pid
+    crowd idle 50 "$port"
+    ask_crowd idle
+    successor_script 'ulimit -n 100; kill -STOP $PPID; become "$@"'
+    kill -USR1 "$old"
+    wait_for succeeded "$old"
+    pid=$(serving_pid)
+    mend_successor
+    # More than it has places for: some wait to be accepted.
+    crowd busy 120 "$port"
+    tell busy half
+    wait_for has_stable_descriptors "$pid"
+    kill -CONT "$old"
+    wait_gone "$old"
+    tell idle ask
+    answers idle
+    (($(how_many '?') == 0))
+    leave idle
+    tell busy rest
+    answers busy
+    (($(how_many '?') == 0 && $(how_many +) >= 80))
+    leave busy
+    serves
+}
+
+# has_stable_descriptors PID: whether it has many, and their number does not change.
+has_stable_descriptors() {
+    local before
+    before=$(descriptors "$1")
+    sleep 0.2
+    ((before > 60 && $(descriptors "$1") == before))
+}
+
 @test "a message with more connections than there is room for is no end, and is said" {
     # As the versions before this one hand over: with the number of connections, or without.
     for text in C250 C; do
