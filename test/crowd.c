@@ -19,8 +19,8 @@
  *     read             reads what is there
  *     leave            closes all, and ends; says nothing
  *     answers NUMBER   reads until each has NUMBER more answers, or is closed. Says one letter for
- *                      each: + answered, c answered with Connection: close, - closed, x reset,
- *                      ? neither within 5 s
+ *                      each: + answered, c answered with Connection: close (the client has closed,
+ *                      too, then), - closed, x reset, ? neither within 5 s
  */
 #include <arpa/inet.h>
 #include <err.h>
@@ -98,7 +98,10 @@ static long found(struct finder *f, const char *bytes, size_t length)
 
 static void end_client(struct client *c, char how)
 {
+    if (c->end)
+        return;
     c->end = how;
+    close(c->fd);
     c->output_length = 0;
 }
 
@@ -114,6 +117,8 @@ static bool read_some(struct client *c)
     }
     c->announced |= found(&c->close, bytes, (size_t)n) > 0;
     c->answers += found(&c->answer, bytes, (size_t)n);
+    if (c->announced && c->answers >= c->wanted)
+        end_client(c, '-');
     return true;
 }
 
