@@ -832,12 +832,6 @@ static void hand_over(struct restart *r)
     r->deadlines[READY_BY] = NEVER;
     if (r->options.rollback_timeout > 0)
         r->deadlines[ROLLBACK_UNTIL] = after_seconds(r->options.rollback_timeout);
-    if (takes && r->batch_is_back) {
-        /* They came back from an earlier successor, and have not been accepted since. */
-        r->open -= r->batch_count;
-        r->handed_over += (unsigned)r->batch_count;
-        r->batch_is_back = false;
-    }
     enter(r, takes ? RESTART_HANDING_OVER : RESTART_DRAINING);
 }
 
@@ -888,7 +882,7 @@ static void send_batch(struct restart *r)
 {
     if (!hands_over(r) || r->successor.sent > r->successor.received)
         return;
-    const int count = r->successor.sent == 0 ? 0 : r->batch_count;
+    const int count = r->successor.sent == 0 || r->batch_is_back ? 0 : r->batch_count;
     if (r->successor.sent > 0 && count == 0)
         return;
     if (send_connections(r, count) < 0) {
@@ -1363,14 +1357,22 @@ static int accept_new(struct restart *r)
     return -1;
 }
 
+/* The oldest of COUNT connections, which leaves their list. */
+static int first_of(int *connections, int *count)
+{
+    const int first = connections[0];
+    memmove(connections, connections + 1, (size_t)-- * count * sizeof *connections);
+    return first;
+}
+
 int restart_accept(struct restart *r)
 {
     if (r->deadlines[ROOM_BY] != NEVER)
         hear_predecessor(r);
     if (r->taken_count > 0)
-        return r->taken[--r->taken_count];
+        return first_of(r->taken, &r->taken_count);
     if (r->batch_count > 0 && r->batch_is_back)
-        return r->batch[--r->batch_count];
+        return first_of(r->batch, &r->batch_count);
     if (r->deadlines[ROOM_BY] != NEVER) {
         errno = EMFILE;
         return -1;
@@ -1388,6 +1390,9 @@ bool restart_persists(const struct restart *r)
 
 void restart_close(struct restart *r, int connection)
 {
+    /* A child that is not executed yet holds it, too: its client would not see it closed. */
+    if (r->successor.execution >= 0)
+        shutdown(connection, SHUT_RDWR);
     close(connection);
     restart_closed(r);
 }
@@ -1405,11 +1410,13 @@ void restart_closed(struct restart *r)
 
 int restart_give(struct restart *r, int connection)
 {
-    if (!hands_over(r) || r->successor.sent == 0 || r->batch_sent || r->batch_is_back ||
-        r->batch_count >= r->successor.room) {
+    const bool is_full = r->batch_sent || r->batch_count >= r->successor.room ||
+                         (r->batch_is_back && r->batch_count > 0);
+    if (is_full || !hands_over(r)) {
         errno = hands_over(r) ? EAGAIN : EPIPE;
         return -1;
     }
+    r->batch_is_back = false;
     r->batch[r->batch_count++] = connection;
     r->open--;
     r->handed_over++;
