@@ -1432,7 +1432,11 @@ int restart_give(struct restart *r, int connection)
 static int supervise(pid_t servers, const sigset_t *caught)
 {
     siginfo_t info;
+    sigset_t announced;
+    const struct timespec at_once = {0};
     int status = 0, owner = (int)syscall(SYS_pidfd_open, servers, 0);
+    sigemptyset(&announced);
+    sigaddset(&announced, SIGRTMIN);
     for (;;) {
         info.si_pid = 0;
         while (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid > 0) {
@@ -1445,13 +1449,17 @@ static int supervise(pid_t servers, const sigset_t *caught)
             errno == ECHILD)
             return status;
         int signal = sigwaitinfo(caught, &info);
-        if (signal == SIGRTMIN) {
+        /* Signals come in the order of their numbers. SIGRTMIN is the last, but may be older. */
+        for (int next = signal; next > 0; next = sigtimedwait(&announced, &info, &at_once)) {
+            if (next != SIGRTMIN)
+                continue;
             close_fd(&owner);
             owner = (int)syscall(SYS_pidfd_open, info.si_pid, 0);
-        } else if (signal > 0 && signal != SIGCHLD &&
-                   syscall(SYS_pidfd_send_signal, owner, signal, NULL, 0) < 0) {
-            kill(-servers, signal); /* the owner has ended, and the next one is not known yet */
         }
+        /* Where the owner has ended, and the next one is not known yet, all servers get it. */
+        if (signal > 0 && signal != SIGCHLD && signal != SIGRTMIN &&
+            syscall(SYS_pidfd_send_signal, owner, signal, NULL, 0) < 0)
+            kill(-servers, signal);
     }
 }
 
