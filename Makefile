@@ -1,4 +1,7 @@
-VERSION ?= 1.0.0
+# SPDX-License-Identifier: 0BSD
+# The version that was last given, so that `make VERSION=2.1.0 && make install` installs it.
+GIVEN   := $(shell cat .version 2>/dev/null)
+VERSION ?= $(or $(GIVEN),2.0.0)
 CC      ?= cc
 CFLAGS  ?= -O2 -g
 LDFLAGS ?=
@@ -15,12 +18,18 @@ OBJECTS  = main.o http.o restart.o
 TOOLS    = $(patsubst %,build/%,echo hammer http_cases manager crowd tracer second_zero.so)
 TESTS    = test
 
-# What the tests run, and what the checks run besides: command:Debian package.
-TEST_TOOLS  = bats:bats curl:curl socat:socat strace:strace haproxy:haproxy nginx:nginx-light \
-              ab:apache2-utils h2load:nghttp2-client systemd-socket-activate:systemd \
-              ss:iproute2 pgrep:procps
-CHECK_TOOLS = clang:clang clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck \
-              shellcheck:shellcheck musl-gcc:musl-tools
+# What is run besides a compiler, each as command:Debian package. A test that needs one of MORE_TOOLS
+# is skipped where that is missing.
+TEST_TOOLS  = bats:bats curl:curl parallel:parallel pgrep:procps socat:socat ss:iproute2 \
+              strace:strace
+MORE_TOOLS  = ab:apache2-utils h2load:nghttp2-client haproxy:haproxy nginx:nginx-light \
+              systemd-analyze:systemd
+FUZZ_TOOLS  = clang:clang $(SANITIZER):libclang-rt-dev
+CHECK_TOOLS = $(FUZZ_TOOLS) clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck \
+              musl-gcc:musl-tools shellcheck:shellcheck
+BENCH_TOOLS = wrk:wrk ab:apache2-utils haproxy:haproxy nginx:nginx-light lighttpd:lighttpd h2o:h2o \
+              valgrind:valgrind
+SANITIZER   = /usr/lib/llvm*/lib/clang/*/lib/linux/*asan*
 
 all: $(PROGRAMS)
 
@@ -37,6 +46,7 @@ restart.o: restart.c restart.h .flags
 
 # Changes when the commands do, so that `make VERSION=2 rust_graceful_restart1` does what it says.
 .flags: FORCE
+	@[ '$(origin VERSION)' = file ] || echo '$(VERSION)' > .version
 	@echo '$(COMPILE) $(LINK) $(VERSION)' | cmp -s - $@ || echo '$(COMPILE) $(LINK) $(VERSION)' > $@
 
 build/%.so: test/%.c
@@ -49,23 +59,23 @@ build/%: test/%.c http.o restart.o http.h restart.h
 
 # ---- tests ----
 
-deps: TOOLS_WANTED = $(TEST_TOOLS)
-check-deps: TOOLS_WANTED = $(TEST_TOOLS) $(CHECK_TOOLS)
+# Of the tools in $(1), the packages of those that are missing.
+missing = $(strip $(shell PATH=$$PATH:/usr/sbin:/sbin; for tool in $(1); do \
+    { command -v $${tool%:*} || ls $${tool%:*}; } >/dev/null 2>&1 || echo $$tool | cut -d : -f 2; done))
+
+advise = @packages='$(call missing,$(1))'; [ -z "$$packages" ] || \
+    echo "not installed: $$packages (Debian: apt-get install $$packages)" >&2
+
+deps: PACKAGES = $(call missing,$(TEST_TOOLS))
+check-deps: PACKAGES = $(call missing,$(TEST_TOOLS) $(MORE_TOOLS) $(CHECK_TOOLS))
 deps check-deps:
-	@missing=; PATH=$$PATH:/usr/sbin:/sbin; \
-	for tool in $(TOOLS_WANTED); do \
-	    command -v $${tool%%:*} >/dev/null || missing="$$missing $${tool#*:}"; \
-	done; \
-	if [ "$@" = check-deps ] && ! ls /usr/lib/llvm*/lib/clang/*/lib/linux/*asan* >/dev/null 2>&1; then \
-	    missing="$$missing libclang-rt-dev"; \
-	fi; \
-	[ -z "$$missing" ] && exit; \
-	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
-	if command -v apt-get >/dev/null; then \
-	    export DEBIAN_FRONTEND=noninteractive; \
-	    $$sudo apt-get update && $$sudo apt-get install -y --no-install-recommends $$missing; \
+	@packages='$(PACKAGES)'; [ -n "$$packages" ] || exit 0; \
+	root=env; [ "$$(id -u)" = 0 ] || root='sudo env'; \
+	if command -v apt-get >/dev/null && command -v $${root%% *} >/dev/null; then \
+	    $$root apt-get update && $$root DEBIAN_FRONTEND=noninteractive \
+	        apt-get install -y --no-install-recommends $$packages; \
 	else \
-	    echo "install these first (names of Debian's packages):$$missing" >&2; exit 1; \
+	    echo "install these first (names of Debian's packages): $$packages" >&2; exit 1; \
 	fi
 
 tools: $(TOOLS)
@@ -102,6 +112,7 @@ fuzz: build/fuzz
 	    -print_final_stats=1 build/corpus test/corpus
 build/fuzz: test/fuzz.c http.c http.h
 	@mkdir -p build
+	$(call advise,$(FUZZ_TOOLS))
 	clang -std=gnu11 -D_GNU_SOURCE -I. -O1 -g -fsanitize=fuzzer,address,undefined \
 	    -fno-sanitize-recover=undefined -o $@ test/fuzz.c http.c
 
@@ -110,6 +121,7 @@ build/fuzz: test/fuzz.c http.c http.h
 demo: all build/hammer
 	test/demo.sh
 bench: all build/hammer build/floor
+	$(call advise,$(BENCH_TOOLS))
 	test/bench.sh
 bench-restart: all build/hammer
 	test/bench-restart.sh
@@ -124,6 +136,6 @@ uninstall:
 	rm -f $(patsubst %,$(DESTDIR)$(PREFIX)/bin/%,$(PROGRAMS))
 
 clean:
-	rm -rf $(PROGRAMS) $(OBJECTS) .flags build
+	rm -rf $(PROGRAMS) $(OBJECTS) .flags .version build
 
 .PHONY: all tools deps check-deps test check lint fuzz demo bench bench-restart install uninstall clean FORCE

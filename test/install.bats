@@ -67,6 +67,27 @@ f 755 opt/bin/${NAME}1" ]]
 f 755 usr/bin/${NAME}1" ]]
 }
 
+# installed_versions: what the two programs in the root say that they are.
+installed_versions() {
+    "$root/usr/bin/$NAME" --version
+    "$root/usr/bin/${NAME}1" --version
+}
+
+@test "make install installs the version that was built, until another one is given" {
+    cp -rp "$source" "$BATS_TEST_TMPDIR/source"
+    source=$BATS_TEST_TMPDIR/source
+    before=$("$source/$NAME" --version)
+    make_here VERSION=9.8.7
+    make_here install DESTDIR="$root" PREFIX=/usr
+    [[ $(installed_versions) == "$NAME 9.8.7"$'\n'"$NAME 9.8.7" ]]
+    VERSION=9.8.8 make_here "${NAME}1"
+    make_here install DESTDIR="$root" PREFIX=/usr
+    [[ $(installed_versions) == "$NAME 9.8.8"$'\n'"$NAME 9.8.8" ]]
+    make_here clean
+    make_here install DESTDIR="$root" PREFIX=/usr
+    [[ $(installed_versions) == "$before"$'\n'"$before" ]]
+}
+
 @test "make uninstall removes what make install installed, and nothing else" {
     mkdir -p "$root/usr/bin"
     echo another >"$root/usr/bin/${NAME}2"
