@@ -8,6 +8,11 @@ load helper
 
 units=$BATS_TEST_DIRNAME/units
 
+# needs COMMAND: skips the test where COMMAND is missing.
+needs() {
+    command -v "$1" >/dev/null || skip "needs $1"
+}
+
 # ---- playing the service manager ----
 
 # manage ADDRESS [full]: plays the service manager at ADDRESS, and has the server know.
@@ -240,6 +245,7 @@ $pid STOPPING=1"
 # connection to a socket of its own, and makes that connection. Sets pid and port.
 activate() {
     local options=()
+    needs systemd-socket-activate
     while [[ $1 != -- ]]; do
         options+=("$1")
         shift
@@ -307,6 +313,7 @@ environment() {
 }
 
 @test "a socket from the service manager that is no stream is refused with status 2" {
+    needs systemd-socket-activate
     start_command systemd-socket-activate --seqpacket -l "$BATS_TEST_TMPDIR/socket" "./$NAME"
     wait_for test -S "$BATS_TEST_TMPDIR/socket"
     socat -u /dev/null "UNIX-CONNECT:$BATS_TEST_TMPDIR/socket,type=5"
@@ -346,55 +353,44 @@ verified() {
     done
 }
 
-systemd_version() {
-    systemd-analyze --version | sed -nE '1s/^systemd ([0-9]+).*/\1/p'
-}
-
 @test "systemd finds nothing wrong with the unit files" {
+    needs systemd-analyze
     local unit
     for unit in "$units"/*; do
         sed "s,=/usr/local/bin/,=$BATS_TEST_TMPDIR/," "$unit" >"$BATS_TEST_TMPDIR/${unit##*/}"
     done
-    # Only 253 and newer know Type=notify-reload: before, all but this is verified.
-    if (($(systemd_version) < 253)); then
-        grep -qx Type=notify-reload "$BATS_TEST_TMPDIR/$NAME-reload.service"
-        grep -qx ReloadSignal=SIGUSR1 "$BATS_TEST_TMPDIR/$NAME-reload.service"
-        sed -i 's/^Type=notify-reload$/Type=notify/; /^ReloadSignal=SIGUSR1$/d' \
-            "$BATS_TEST_TMPDIR/$NAME-reload.service"
-    fi
-    verified "$NAME.service" "$NAME-reload.service" "$NAME.socket"
+    # An instance, not the template.
+    mv "$BATS_TEST_TMPDIR/$NAME@.service" "$BATS_TEST_TMPDIR/$NAME@0.service"
+    verified "$NAME.service" "$NAME@0.service" "$NAME.socket"
     # The check would notice.
     sed -i 's/^Type=.*/Type=nonsense/' "$BATS_TEST_TMPDIR/$NAME.service"
     run ! verified "$NAME.service"
 }
 
-@test "the two services differ only in how a restart is asked for" {
-    run diff "$units/$NAME.service" "$units/$NAME-reload.service"
+@test "the template differs from the service only in what makes several of it one" {
+    run diff "$units/$NAME.service" "$units/$NAME@.service"
     diff <(grep '^[<>]' <<<"$output") - <<'EOT'
-< Type=notify
-> Type=notify-reload
-< ExecReload=kill -USR1 $MAINPID
-> ReloadSignal=SIGUSR1
+< Description=Web server that is replaced while it runs
+> Description=Web server that is replaced while it runs, instance %i
+<     --rollback-timeout 10
+>     --rollback-timeout 10 --reuse-port
+> # One user for all instances: no other user may listen on the same address.
+> User=%p
 EOT
-}
-
-@test "the unit files that the README shows are those that are tested" {
-    readme=$(sed 's/^    //' "$BATS_TEST_DIRNAME/../README.md")
-    for unit in "$NAME.service" "$NAME.socket"; do
-        [[ $readme == *"$(<"$units/$unit")"* ]]
-    done
-    [[ $readme == *Type=notify-reload* && $readme == *ReloadSignal=SIGUSR1* ]]
 }
 
 # setting UNIT NAME: what the unit file UNIT sets NAME to.
 setting() {
-    sed -n "s/^$2=//p" "$1"
+    sed -e ':join; /\\$/{N; s/\\\n */ /; b join}' "$1" | sed -n "s/^$2=//p"
 }
 
-# The command of the unit file for NAME, as systemd runs it for the process that serves.
+# run_command NAME: runs the command of the unit file for NAME, as systemd does for the process that
+# serves, with the pid file at $pid_file.
 run_command() {
     local command
     command=$(setting "$units/$NAME.service" "$1")
+    command=${command//"%t/%N/pid"/$pid_file}
+    command=${command/timeout 10/timeout ${ready_timeout:-10}}
     MAINPID=$(serving_pid) bash -c "${command#-}"
 }
 
@@ -405,11 +401,12 @@ stop_without_connection() {
 }
 
 @test "the unit file's command to reload restarts, and the one to stop waits for the end" {
-    start_server
+    start_named
     run_command ExecReload
-    wait_for succeeded "$pid"
+    succeeded "$pid"
     wait_gone "$pid"
     pid=$(serving_pid)
+    named_in_file "$pid"
     connect
     send "$conn" "$HALF"
     wait_for taken "$conn"
@@ -423,6 +420,20 @@ stop_without_connection() {
     ended "$job"
     ((status == 0))
     gone "$pid"
+}
+
+@test "the unit file's command to reload fails where no other process takes over in time" {
+    start_named
+    successor_script 'exit 3'
+    ready_timeout=1
+    run -124 run_command ExecReload
+    logged 'restart failed: successor [0-9]+ exited with status 3'
+    named_in_file "$pid"
+    rm "$pid_file"
+    run -124 run_command ExecReload
+    mend_successor
+    run_command ExecReload
+    succeeded "$pid"
 }
 
 # syscall_filter SET: the names of the system calls in SET, and in the sets of which it consists.
@@ -456,6 +467,7 @@ live_a_life() {
 }
 
 @test "the unit files' restrictions forbid nothing that the server does in its life" {
+    needs systemd-analyze
     live_a_life
     local unit=$units/$NAME.service
     sed -nE 's/^[0-9]+ +([a-z_0-9]+)\(.*/\1/p' "$calls" | sort -u >"$BATS_TEST_TMPDIR/used"
