@@ -11,6 +11,9 @@ SERVER_DIR=${SERVER_DIR:-$(cd "$BATS_TEST_DIRNAME/.." && pwd)}
 BUILD_DIR=${BUILD_DIR:-$(cd "$BATS_TEST_DIRNAME/.." && pwd)/build}
 NAME=rust_graceful_restart
 
+[[ -x $SERVER_DIR/$NAME && -x $SERVER_DIR/${NAME}1 && -x $BUILD_DIR/manager ]] ||
+    { echo 'run make first: make all tools' >&2; exit 1; }
+
 # For builds that check themselves: out of memory is for the server to handle.
 export ASAN_OPTIONS=allocator_may_return_null=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}
 
