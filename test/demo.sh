@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Ten restarts between two versions of the server, under load, to watch: `make demo`.
-# A line every 100 ms says how many requests were answered in it, and who serves.
-# Exit status: 0 if every request was answered, and no connection closed.
+# SPDX-License-Identifier: 0BSD
+# Ten restarts between two versions of the server, under load, to watch: `make demo`. Then one into
+# a version that crashes at its first request, which the old process takes back.
+# A line every 100 ms says how many requests were answered in it, and which process serves.
+# Exit status: 0 if the ten restarts lost no request and no connection, and the bad one was taken back.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -47,24 +49,39 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# Two versions, each as one of the two names, built apart from what the user has built.
+# build VERSION PROGRAM AS [LDFLAGS]: apart from what the user has built.
 build() {
-    mkdir "$folder/build"
-    cp Makefile ./*.c ./*.h "$folder/build"
-    MAKEFLAGS='' make -s -C "$folder/build" VERSION=1.0 "$name"
-    MAKEFLAGS='' make -s -C "$folder/build" VERSION=2.0 "${name}1"
-    cp "$folder/build/$name" "$folder/build/${name}1" build/hammer "$folder"
+    MAKEFLAGS='' make -s -C "$folder/build" VERSION="$1" ${4:+LDFLAGS="$4"} "$2"
+    cp "$folder/build/$2" "$folder/$3"
 }
 
-# Reads what the log says since it was last asked. Sets pid, version and port of who serves, and
-# says which process took over how many connections.
+# Two versions, each as one of the two names, and one whose parser ends the process.
+build_all() {
+    mkdir "$folder/build"
+    cp Makefile ./*.c ./*.h "$folder/build"
+    cp build/hammer "$folder"
+    build 1.0 "$name" "$name"
+    build 2.0 "${name}1" "${name}1"
+    echo 'void abort(void); void __wrap_http_parse(void) { abort(); }' >"$folder/build/bad.c"
+    build 3.0 "${name}1" bad '-fPIE -Wl,--wrap=http_parse bad.c'
+}
+
+# Reads what the log says since it was last asked. Sets pid, version and port of the process that
+# serves, and says how many connections were handed over, or why a version was taken back.
 listening='\[([0-9]+)\]: listening on [^ ]*:([0-9]+).*, version (.*)$'
 handed='\[([0-9]+)\]: handed over to [0-9]+: (.*)$'
+back='\[([0-9]+)\]: (rolled back: .*)$'
+declare -A versions
 follow_log() {
     local line
     while IFS= read -r line <&"$log_lines"; do
         if [[ $line =~ $listening ]]; then
             pid=${BASH_REMATCH[1]} port=${BASH_REMATCH[2]} version=${BASH_REMATCH[3]}
+            versions[$pid]=$version
+        elif [[ $line =~ $back ]]; then
+            pid=${BASH_REMATCH[1]} event+=" ${BASH_REMATCH[2]}"
+            version=${versions[$pid]}
+            rolled_back=$((rolled_back + 1))
         elif [[ $line =~ $handed ]]; then
             event+="${BASH_REMATCH[2]% connection*} moved"
             moved=$((moved + 1))
@@ -74,9 +91,10 @@ follow_log() {
 
 start_server() {
     : >"$log"
-    (cd "$folder" && exec "./$name" --listen 127.0.0.1:0 </dev/null 2>>"$log") &
+    (cd "$folder" && exec "./$name" --listen 127.0.0.1:0 --rollback-timeout 10 </dev/null \
+        2>>"$log") &
     exec {log_lines}<"$log"
-    pid='' port='' version='' moved=0 event=''
+    pid='' port='' version='' moved=0 rolled_back=0 event=''
     for ((i = 0; i < 100; i++)); do
         follow_log
         [[ -z $port ]] || return 0
@@ -98,10 +116,14 @@ show_line() {
         "$version" "$plain" "$event"
 }
 
-# Shows the hammer's lines of progress, and restarts the server at every tenth; what remains of its
-# output is the report.
-watch() {
-    local tag ms answered lost rest lines=0 done=0
+# load SECONDS RESTARTS: shows the hammer's lines of progress, and restarts the server at every tenth;
+# what remains of its output is the report. Sets report, and status, the hammer's.
+load() {
+    local tag ms answered lost rest lines=0 done=0 hammer_lines hammer
+    exec {hammer_lines}< <(exec "$folder/hammer" --duration "$1" --progress 100 --pause 2 \
+        "127.0.0.1:$port" 2>>"$folder/hammer.log")
+    hammer=$!
+    report=()
     printf '%s%6s %8s %*s %4s %7s %s%s\n' "$bold" time answered "$width" '' lost pid version "$plain"
     while IFS=' ' read -r tag ms answered lost rest <&"$hammer_lines"; do
         if [[ $tag != progress ]]; then
@@ -112,13 +134,16 @@ watch() {
         show_line "$ms" "$answered" "$lost"
         event=''
         lines=$((lines + 1))
-        if ((lines % 10 == 0 && done < restarts)); then
+        if ((lines % 10 == 0 && done < $2)); then
             done=$((done + 1))
             kill -USR1 "$hammer"
             kill -USR1 "$pid"
             event=" restart $done: "
         fi
     done
+    exec {hammer_lines}<&-
+    status=0
+    wait "$hammer" || status=$?
 }
 
 show_report() {
@@ -136,22 +161,26 @@ show_report() {
         'quiet, restart: all clients, outside and within half a second after a restart.'
 }
 
-[[ -x build/hammer ]] || make -s build/hammer
-build
-start_server
-exec {hammer_lines}< <(exec "$folder/hammer" --duration $((restarts + 2)) --progress 100 \
-    --pause 2 "127.0.0.1:$port" 2>"$folder/hammer.log")
-hammer=$!
-report=()
-watch
-status=0
-wait "$hammer" || status=$?
-show_report
-printf '\n%s%d restarts, %d hand-overs; ' "$bold" "$restarts" "$moved"
-if ((status == 0 && moved == restarts)); then
-    printf 'every request was answered, and no connection was closed.%s\n' "$plain"
-else
-    printf 'NOT every request was answered on a connection left open.%s\n' "$plain"
-    cat "$folder/hammer.log" >&2
+# give_up WHAT: says so, and what the server and the hammer said.
+give_up() {
+    printf '%s%s%s\n' "$bold" "$1" "$plain"
+    cat "$log" "$folder/hammer.log" >&2
     exit 1
-fi
+}
+
+[[ -x build/hammer ]] || make -s build/hammer
+build_all
+start_server
+load $((restarts + 2)) "$restarts"
+show_report
+printf '\n%d restarts, %d hand-overs.\n' "$restarts" "$moved"
+((status == 0 && moved == restarts)) ||
+    give_up 'NOT every request was answered on a connection left open.'
+printf '%sEvery request was answered, and no connection was closed.%s\n' "$bold" "$plain"
+
+printf '\nNow a version that crashes at its first request; --rollback-timeout is 10 s.\n\n'
+mv "$folder/bad" "$folder/${name}1"
+load 3 1
+show_report
+((rolled_back == 1)) || give_up 'The version was NOT taken back.'
+printf '\n%sThe old process took over again: lost is what the bad one had.%s\n' "$bold" "$plain"
