@@ -134,13 +134,6 @@ counted() {
             $2 == server { print $c + 0 == $c ? $c + 0 : $c }'
 }
 
-@test "the configurations that the README shows are those that are tested" {
-    readme=$(sed 's/^    //' "$BATS_TEST_DIRNAME/../README.md")
-    for file in haproxy.cfg nginx.conf; do
-        [[ $readme == *"$(<"$BATS_TEST_DIRNAME/$file")"* ]]
-    done
-}
-
 @test "through HAProxy, 20 restarts cost no error, and no retry" {
     start_server
     start_haproxy "$port"

@@ -602,6 +602,20 @@ holders() {
     serves
 }
 
+@test "the script that the README shows tells whether a new process took over" {
+    start_named
+    script=$(grep -A 1 -F 'old=$(cat PID_FILE)' "$BATS_TEST_DIRNAME/../README.md")
+    script=${script//PID_FILE/$pid_file}
+    [[ $(bash -c "$script") == '' ]]
+    succeeded "$pid"
+    successor_script 'exit 3'
+    [[ $(bash -c "${script/timeout 10/timeout 1}") == failed ]]
+    mend_successor
+    pid=$(serving_pid)
+    [[ $(bash -c "$script") == '' ]]
+    succeeded "$pid"
+}
+
 # watch_pid_file: reads it as fast as it can, until there is a file named enough. Writes a line to
 # wrong whenever it was no whole pid, or that of no process that lives, and counts in looks.
 watch_pid_file() {
