@@ -19,11 +19,10 @@ TOOLS    = $(patsubst %,build/%,echo hammer http_cases manager crowd tracer seco
 TESTS    = test
 
 # What is run besides a compiler, each as command:Debian package. A test that needs one of MORE_TOOLS
-# is skipped where that is missing.
-TEST_TOOLS  = bats:bats curl:curl parallel:parallel pgrep:procps socat:socat ss:iproute2 \
-              strace:strace
+# is skipped where that is missing. (parallel brings sysstat, which collects figures from then on.)
+TEST_TOOLS  = bats:bats curl:curl pgrep:procps socat:socat ss:iproute2 strace:strace
 MORE_TOOLS  = ab:apache2-utils h2load:nghttp2-client haproxy:haproxy nginx:nginx-light \
-              systemd-analyze:systemd
+              parallel:parallel systemd-analyze:systemd
 FUZZ_TOOLS  = clang:clang $(SANITIZER):libclang-rt-dev
 CHECK_TOOLS = $(FUZZ_TOOLS) clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck \
               musl-gcc:musl-tools shellcheck:shellcheck
