@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: 0BSD
 # What clients notice when a server is restarted under load, ours and others: `make bench-restart`.
 # Prints a table in Markdown. Each server gets the same clients, for the same time, and is restarted
 # as its manual says. Each has one worker, keep-alive without limits and no access log.

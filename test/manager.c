@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: 0BSD */
 /*
  * manager - plays the service manager of sd_notify(3): a datagram socket that knows its senders.
  *
