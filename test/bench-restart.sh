@@ -66,7 +66,7 @@ answers() {
     (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null
 }
 
-# Sets port to one that nobody uses, below those that the kernel gives to clients.
+# Sets port to a free one, below those that the kernel gives to clients.
 find_port() {
     port=$((20000 + RANDOM % 10000))
     while answers; do
@@ -211,7 +211,7 @@ print_row() {
         "${words[@]:1:6}" "$(latencies quiet)" "$(latencies restart)"
 }
 
-rests() {
+all_idle() {
     grep -q '^resting' "$folder/said"
 }
 
@@ -227,7 +227,7 @@ measure() {
     (cd "$folder" && exec "$hammer_program" "${load[@]}" --duration "$duration" \
         "127.0.0.1:$port" >"$folder/report" 2>"$folder/said") &
     hammer=$!
-    wait_for rests
+    wait_for all_idle
     for ((count = 0; count < restarts; count++)); do
         sleep "$gap"
         old=$("$1_serving")

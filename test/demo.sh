@@ -24,7 +24,7 @@ else
     colours=('' '') bold='' plain=''
 fi
 
-# The processes that run a program of ours, whoever started them.
+# The processes that run one of our programs.
 ours() {
     find /proc -mindepth 2 -maxdepth 2 -name exe -lname "$folder/*" 2>/dev/null | cut -d / -f 3
 }

@@ -6,7 +6,7 @@
 bats_require_minimum_version 1.5.0
 load helper
 
-# A copy of the source with what has been built of it, so that nobody else's is built anew.
+# A copy of the source with what has been built of it, so that no other test's is built anew.
 setup_file() {
     export source=$BATS_FILE_TMPDIR/source
     mkdir "$source"
@@ -61,7 +61,7 @@ EOT
 f 755 opt/bin/${NAME}1" ]]
 }
 
-@test "make install makes files for everybody, whatever the umask" {
+@test "make install makes files that all users can read, whatever the umask" {
     umask 077
     make_here install DESTDIR="$root" PREFIX=/usr
     [[ $(installed | tail -n 2) == "f 755 usr/bin/$NAME

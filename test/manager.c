@@ -38,7 +38,7 @@ static int listen_at(const char *name, struct sockaddr_un *address, socklen_t *s
     return fd;
 }
 
-/* A socket for each: one alone would run out of its own room first. */
+/* A socket for each: a single one would run out of its own room first. */
 static void fill(const struct sockaddr_un *address, socklen_t size)
 {
     ssize_t sent;

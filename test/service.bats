@@ -177,7 +177,7 @@ $pid STOPPING=1"
     fails_with 'successor [0-9]+ was not ready within 1 s and was killed'
 }
 
-@test "who is no longer the main process says nothing when told to end" {
+@test "a process that is no longer the main one says nothing when told to end" {
     manage "$BATS_TEST_TMPDIR/notify"
     start_server
     connect
@@ -257,7 +257,7 @@ activate() {
     connect
 }
 
-# A port that nobody uses, and that the kernel gives nobody by itself.
+# A free port, below those that the kernel gives to clients.
 free_port() {
     local first port
     read -r first _ </proc/sys/net/ipv4/ip_local_port_range
@@ -395,7 +395,7 @@ run_command() {
     MAINPID=$(serving_pid) bash -c "${command#-}"
 }
 
-# The connection is the test's alone.
+# The connection is open in the test only.
 stop_without_connection() {
     disconnect "$conn"
     run_command ExecStop
@@ -503,7 +503,7 @@ start_named() {
 }
 
 # Starts a successor, and stops the old process before it can hand over. Sets successor, which
-# serves, but not alone.
+# serves, but does not own the listener.
 start_successor_only() {
     successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
     kill -USR1 "$pid"
@@ -522,7 +522,7 @@ holders() {
     find /proc/[0-9]*/fd -lname "socket:\[$inode]" 2>/dev/null | cut -d / -f 3 | sort -u
 }
 
-@test "the pid file names the process that alone holds the listener, restart after restart" {
+@test "the pid file names the process that owns the listener, restart after restart" {
     start_named
     [[ $(stat -c %a "$pid_file") == 644 ]]
     for _ in 1 2 3; do
@@ -535,7 +535,7 @@ holders() {
     [[ $(echo "$pid_file"*) == "$pid_file" ]]
 }
 
-@test "the pid file goes on naming the old process until its successor alone holds the listener" {
+@test "the pid file goes on naming the old process until its successor owns the listener" {
     start_named
     start_successor_only
     serves
