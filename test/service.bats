@@ -177,6 +177,24 @@ $pid STOPPING=1"
     fails_with 'successor [0-9]+ was not ready within 1 s and was killed'
 }
 
+@test "after a rollback the old process tells that it is the main one again, and why" {
+    manage "$BATS_TEST_TMPDIR/notify"
+    start_server --rollback-timeout 60
+    restart_server
+    bad=$pid
+    kill -KILL "$bad"
+    wait_note 'STATUS=rolled back'
+    serves
+    restart_server
+    wait_note "^$old MAINPID=$pid"
+    only_noted <<<"$old READY=1
+$old RELOADING=1|MONOTONIC_USEC=N|STATUS=
+$old MAINPID=$bad|READY=1
+$old MAINPID=$old|READY=1|STATUS=rolled back: successor $bad was ended by signal 9 (Killed)
+$old RELOADING=1|MONOTONIC_USEC=N|STATUS=
+$old MAINPID=$pid|READY=1"
+}
+
 @test "a process that is no longer the main one says nothing when told to end" {
     manage "$BATS_TEST_TMPDIR/notify"
     start_server
@@ -309,7 +327,7 @@ environment() {
     activate -l "127.0.0.1:$(free_port)" -- "./$NAME"
     ended "$pid"
     ((status == 2))
-    logged "$NAME\[$pid]: .*2 sockets"
+    logged "$NAME\[$pid]: .*several sockets"
     run ! logged "$NAME\[$pid]: listening on"
 }
 
@@ -449,10 +467,11 @@ syscall_filter() {
     done < <(systemd-analyze syscall-filter "$1")
 }
 
-# Starts, serves, restarts, fails to, and ends, with everything on; its calls are in calls.
+# Starts, serves, restarts, fails to, is rolled back, and ends, with everything on; its calls are in
+# calls.
 live_a_life() {
     manage "$BATS_TEST_TMPDIR/notify"
-    start_traced -- --pid-file "$BATS_TEST_TMPDIR/pid"
+    start_traced -- --pid-file "$BATS_TEST_TMPDIR/pid" --rollback-timeout 60
     connect
     ask "$conn"
     restart_server
@@ -464,6 +483,9 @@ live_a_life() {
     send "$conn" "$REST"
     answered "$conn"
     disconnect "$conn"
+    kill -KILL "$pid"
+    wait_log "\[$old]: rolled back"
+    serves
     stop_server
 }
 
