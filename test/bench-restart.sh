@@ -231,7 +231,7 @@ measure() {
     for ((count = 0; count < restarts; count++)); do
         sleep "$gap"
         old=$("$1_serving")
-        kill -USR1 "$hammer"
+        kill -USR1 "$hammer" 2>/dev/null || break # the time is over
         "$1_restart" "$old"
         wait_for succeeded "$1" "$old"
     done
