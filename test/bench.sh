@@ -280,7 +280,7 @@ rest() { # SERVER: $resting connections to it, each answered once; the hammer's 
         >"$folder/hammer" 2>"$folder/hammer.err" &
     hammer=$!
     for ((i = 0; i < 600; i++)); do
-        if grep -q "resting $resting" "$folder/hammer.err"; then
+        if grep -qs "resting $resting" "$folder/hammer.err"; then
             sleep 0.2
             return
         fi
