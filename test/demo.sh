@@ -95,8 +95,8 @@ follow_log() {
             version=${versions[$pid]}
             rolled_back=$((rolled_back + 1))
         elif [[ $line =~ $handed ]]; then
-            event+="${BASH_REMATCH[2]% connection*} moved"
-            moved=$((moved + 1))
+            event+="${BASH_REMATCH[2]% connection*} handed over"
+            hand_overs=$((hand_overs + 1))
         fi
     done
 }
@@ -106,7 +106,7 @@ start_server() {
     (cd "$folder" && exec "./$name" --listen 127.0.0.1:0 --rollback-timeout 10 </dev/null \
         2>>"$log") &
     exec {log_lines}<"$log"
-    pid='' port='' version='' moved=0 rolled_back=0 event=''
+    pid='' port='' version='' hand_overs=0 rolled_back=0 event=''
     for ((i = 0; i < 100; i++)); do
         follow_log
         [[ -z $port ]] || return 0
@@ -185,8 +185,8 @@ build_all
 start_server
 load $((restarts + 2)) "$restarts"
 show_report
-printf '\n%d restarts, %d hand-overs.\n' "$restarts" "$moved"
-((status == 0 && moved == restarts)) ||
+printf '\n%d restarts, %d hand-overs.\n' "$restarts" "$hand_overs"
+((status == 0 && hand_overs == restarts)) ||
     give_up 'NOT every request was answered on a connection left open.'
 printf '%sEvery request was answered, and no connection was closed.%s\n' "$bold" "$plain"
 
