@@ -5,6 +5,10 @@
 #
 #   SERVER_DIR   folder of the two programs under test, default: the project's root
 #
+# Tests run side by side, on a machine that may be busy. So they wait for a state and not for a time:
+# what has to happen has $patience seconds, and the server's own timeouts are ten times as long, but
+# where a test is about one of them.
+#
 # Names that the functions set: pid and port of the server started last, log (its standard error).
 
 SERVER_DIR=${SERVER_DIR:-$(cd "$BATS_TEST_DIRNAME/.." && pwd)}
@@ -13,11 +17,17 @@ NAME=rust_graceful_restart
 
 [[ -x $SERVER_DIR/$NAME && -x $SERVER_DIR/${NAME}1 && -x $BUILD_DIR/manager ]] ||
     { echo 'run make first: make all tools' >&2; exit 1; }
+patience=60
+PATIENT=(--ready-timeout 600 --drain-timeout 600 --idle-timeout 600 --request-timeout 600)
+
+# Nothing ever comes here: to wait for a moment, without a process of its own for that.
+exec {never}<> <(:)
 
 # For builds that check themselves: out of memory is for the server to handle.
 export ASAN_OPTIONS=allocator_may_return_null=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}
 
 setup() {
+    quicken
     install_server "$BATS_TEST_TMPDIR"
     log=$BATS_TEST_TMPDIR/log
 }
@@ -27,13 +37,20 @@ teardown() {
     no_defects
 }
 
+# Has bats note the line of each command of the test, for its report, but not those of the functions
+# that the test calls: that takes most of the time. With bats --trace it does.
+quicken() {
+    ((BATS_TRACE_LEVEL)) || set +o functrace
+    declare -ft bats_error_trap bats_check_status_from_trap
+}
+
 # What a build that checks itself has found. A server that ends at once may leave connections.
 no_defects() {
     local process
-    if grep -Ers -A 30 'ERROR: AddressSanitizer: |runtime error: ' "$BATS_TEST_TMPDIR"/log*; then
+    grep -Eqs 'Sanitizer: |runtime error: ' "$BATS_TEST_TMPDIR"/log* || return 0
+    if grep -Es -A 30 'ERROR: AddressSanitizer: |runtime error: ' "$BATS_TEST_TMPDIR"/log*; then
         return 1
     fi
-    [[ -e $log ]] || return 0
     while read -r process; do
         if ! logged "\[$process]: .*ending at once"; then
             grep -A 30 "^==$process==ERROR" "$log"
@@ -46,13 +63,14 @@ no_defects() {
 
 # Copies both programs into FOLDER, where a test may break them.
 install_server() {
-    mkdir -p "$1"
+    [[ -d $1 ]] || mkdir "$1"
     cp "$SERVER_DIR/$NAME" "$SERVER_DIR/${NAME}1" "$1"
 }
 
-# start_server [OPTIONS...]: starts the server on a port that the kernel picks, and waits for it.
+# start_server [OPTIONS...]: starts a patient server on a port that the kernel picks, and waits for
+# it.
 start_server() {
-    start_command "./$NAME" -l 127.0.0.1:0 "$@"
+    start_command "./$NAME" -l 127.0.0.1:0 "${PATIENT[@]}" "$@"
     wait_listening
 }
 
@@ -78,11 +96,12 @@ wait_listening() {
 
 # The process that serves: of those that live the last that said so.
 serving_pid() {
-    local process
-    for process in $(sed -nE 's/.*\[([0-9]+)]: listening on .*/\1/p' "$log" | tac); do
-        gone "$process" || break
+    local processes i
+    mapfile -t processes < <(sed -nE 's/.*\[([0-9]+)]: listening on .*/\1/p' "$log")
+    for ((i = ${#processes[@]} - 1; i > 0; i--)); do
+        gone "${processes[i]}" || break
     done
-    echo "$process"
+    echo "${processes[i]}"
 }
 
 # succeeded PID: whether a process after PID serves.
@@ -147,17 +166,26 @@ mend_successor() {
 
 # ---- waiting ----
 
-# wait_for COMMAND...: polls until it succeeds, for 10 s (or $deadline seconds) at most.
+# wait_for COMMAND...: polls until it succeeds, for $patience seconds (or $deadline) at most, at ever
+# longer intervals.
 wait_for() {
-    local end=$((SECONDS + ${deadline:-10}))
+    local end=$((SECONDS + ${deadline:-$patience})) interval=10
     until "$@"; do
         if ((SECONDS > end)); then
             echo "waited in vain for: $*"
             tail -n 50 "$log"
             return 1
         fi
-        sleep 0.02
+        pause "$interval"
+        ((interval >= 200)) || ((interval += interval / 4))
     done
+}
+
+# pause MILLISECONDS
+pause() {
+    local seconds
+    printf -v seconds '%d.%03d' $(($1 / 1000)) $(($1 % 1000))
+    read -r -t "$seconds" -u "$never" || true
 }
 
 # logged REGEX: whether a line of the log matches.
@@ -251,12 +279,12 @@ processor_time() {
 
 # get [PATH]: prints the body and sets nothing; fails if there is no whole answer.
 get() {
-    curl -q -sS --noproxy '*' --max-time 10 "http://127.0.0.1:$port${1:-/}"
+    curl -q -sS --noproxy '*' --max-time "$patience" "http://127.0.0.1:$port${1:-/}"
 }
 
 # get_status [PATH]: prints the status code.
 get_status() {
-    curl -q -sS --noproxy '*' --max-time 10 -o /dev/null -w '%{http_code}' \
+    curl -q -sS --noproxy '*' --max-time "$patience" -o /dev/null -w '%{http_code}' \
         "http://127.0.0.1:$port${1:-/}"
 }
 
@@ -290,19 +318,19 @@ send() {
 }
 
 # receive FD: reads one whole response. Sets code, header (its lines, without CR) and body.
-# Fails if the connection ends, or nothing comes for 10 s.
+# Fails if the connection ends, or nothing comes for $patience seconds.
 receive() {
     local line length=0
     code='' header='' body=''
-    while IFS= read -r -t 10 -u "$1" line; do
+    while IFS= read -r -t "$patience" -u "$1" line; do
         line=${line%$'\r'}
         [[ -n $line ]] || break
-        [[ -n $code ]] || code=$(cut -d ' ' -f 2 <<<"$line")
+        [[ -n $code ]] || read -r _ code _ <<<"$line"
         header+=$line$'\n'
         [[ ${line,,} != content-length:* ]] || length=$((10#${line#*: }))
     done 2>/dev/null
     [[ -n $code && -z $line ]] || return 1
-    ((length == 0)) || LC_ALL=C IFS= read -r -t 10 -u "$1" -N "$length" body 2>/dev/null
+    ((length == 0)) || LC_ALL=C IFS= read -r -t "$patience" -u "$1" -N "$length" body 2>/dev/null
 }
 
 # ask FD: asks once more over the open connection FD: the right answer has to come, and leave it
@@ -320,11 +348,11 @@ announces_close() {
     grep -Eqi '^connection: *close' <<<"$header"
 }
 
-# closed FD: whether the server closes the connection, with nothing more sent, within 10 s.
-# A reset counts as a failure.
+# closed FD: whether the server closes the connection, with nothing more sent, in good time. A reset
+# counts as a failure.
 closed() {
     local left
-    left=$(timeout 10 cat <&"$1" 2>&1) && [[ -z $left ]]
+    left=$(timeout "$patience" cat <&"$1" 2>&1) && [[ -z $left ]]
 }
 
 # raw TEXT: sends TEXT over a new connection, prints all that comes until the server closes it.
@@ -332,7 +360,7 @@ raw() {
     local fd
     exec {fd}<>"/dev/tcp/127.0.0.1/$port"
     send "$fd" "$1" || true
-    timeout 10 cat <&"$fd"
+    timeout "$patience" cat <&"$fd"
     exec {fd}>&-
 }
 
@@ -375,19 +403,21 @@ in_background() {
     job=$!
 }
 
-# The processes whose working folder or program (WHAT: cwd, exe) is the test's: nobody else's.
+# processes_with WHAT...: those whose working folder or program (WHAT: cwd, exe) is the test's.
 processes_with() {
     : "${BATS_TEST_TMPDIR:?}"
-    local path
-    while read -r path; do
-        path=${path#/proc/}
-        echo "${path%%/*}"
-    done < <(find /proc -mindepth 2 -maxdepth 2 -name "$1" \
+    local paths=() what path
+    for what; do
+        paths+=(/proc/[0-9]*/"$what")
+    done
+    while IFS=/ read -r _ _ path _; do
+        echo "$path"
+    done < <(find "${paths[@]}" -maxdepth 0 \
         \( -lname "$BATS_TEST_TMPDIR" -o -lname "$BATS_TEST_TMPDIR/*" \) 2>/dev/null)
 }
 
 left_over() {
-    { processes_with cwd && processes_with exe; } | sort -u
+    processes_with cwd exe
 }
 
 # Whether all servers but the one that serves have ended.
@@ -405,15 +435,18 @@ nothing_left() {
 # Ends what the test started: first as a user would, so that checked builds can write what they
 # found, then by force.
 end_all() {
-    local deadline=5 process
+    local process processes
+    mapfile -t processes < <(left_over)
     # TERM and INT are two requests to end, and the second is carried out at once.
-    for process in $(left_over); do
+    for process in "${processes[@]}"; do
         kill -CONT "$process" 2>/dev/null || true
         kill -TERM "$process" 2>/dev/null || true
         kill -INT "$process" 2>/dev/null || true
     done
-    wait_for nothing_left >/dev/null || true
-    for process in $(left_over) $(jobs -p); do
+    if ((${#processes[@]})) && ! deadline=10 wait_for nothing_left >/dev/null; then
+        mapfile -t processes < <(left_over)
+    fi
+    for process in "${processes[@]}" $(jobs -p); do
         kill -KILL "$process" 2>/dev/null || true
     done
     wait 2>/dev/null || true
