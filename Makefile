@@ -18,6 +18,10 @@ OBJECTS  = main.o http.o restart.o
 TOOLS    = $(patsubst %,build/%,echo hammer http_cases manager crowd tracer second_zero.so)
 TESTS    = test
 
+# Tests mostly wait: many at a time, where GNU parallel is there for it.
+JOBS ?= 12
+BATS  = bats $$(! parallel --version 2>/dev/null | grep -q '^GNU' || echo --jobs $(JOBS))
+
 # What is run besides a compiler, each as command:Debian package. A test that needs one of MORE_TOOLS
 # is skipped where that is missing. (parallel brings sysstat, which collects figures from then on.)
 TEST_TOOLS  = bats:bats curl:curl pgrep:procps socat:socat ss:iproute2 strace:strace
@@ -79,7 +83,7 @@ deps check-deps:
 
 tools: $(TOOLS)
 test: all tools
-	bats $(TESTS)
+	$(BATS) $(TESTS)
 
 # The whole suite again, on a build that finds what it does wrong, and what reads the code. Leaks are
 # left to the tests that count: their finder does not work in a process that strace watches.
@@ -91,7 +95,7 @@ check: lint
 	    -o build/sanitized/rust_graceful_restart main.c http.c restart.c
 	cp build/sanitized/rust_graceful_restart build/sanitized/rust_graceful_restart1
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
-	    SERVER_DIR=$(CURDIR)/build/sanitized bats $(TESTS)
+	    SERVER_DIR=$(CURDIR)/build/sanitized $(BATS) $(TESTS)
 
 SOURCES = main.c http.c restart.c $(wildcard test/*.c)
 lint:

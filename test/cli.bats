@@ -4,11 +4,11 @@
 
 load helper
 
-# try ARGUMENTS...: runs the server in the test's folder, until it ends by itself: 10 s at most.
+# try ARGUMENTS...: runs the server in the test's folder, until it ends by itself.
 # Sets status, output (standard output) and complaint (standard error).
 try() {
     status=0
-    output=$(cd "$BATS_TEST_TMPDIR" && exec timeout 10 "./$NAME" "$@" \
+    output=$(cd "$BATS_TEST_TMPDIR" && exec timeout "$patience" "./$NAME" "$@" \
         </dev/null 2>complaint 3>&-) || status=$?
     complaint=$(<"$BATS_TEST_TMPDIR/complaint")
 }
@@ -89,7 +89,7 @@ refused() {
 @test "an address that is none is refused with status 2" {
     for address in '' : nonsense 127.0.0.1 127.0.0.1: 127.0.0.1:x 127.0.0.1:-1 127.0.0.1:65536 \
         127.0.0.1:99999999999999999999 '127.0.0.1:80 ' ' 127.0.0.1:80' 127.0.0.1:80x 256.0.0.1:80 \
-        127.0.0:80 127.1:80 ::1:80 '[::1]' '[::1]:' '[::1:80' '::1]:80' '[]:80' \
+        127.0.0:80 127.1:80 example.org:80 ::1:80 '[::1]' '[::1]:' '[::1:80' '::1]:80' '[]:80' \
         '[::1]x:80' '[127.0.0.1]:80' '[::g]:80' '[::1]:65536' "$(printf '1%.0s' {1..300}):80"; do
         try -l "$address"
         refused 2 ''
@@ -150,11 +150,11 @@ refused() {
 }
 
 @test "a port that needs a permission it has not is refused with status 1" {
-    (($(</proc/sys/net/ipv4/ip_unprivileged_port_start) > 81)) || skip 'any port is for anybody here'
+    (($(</proc/sys/net/ipv4/ip_unprivileged_port_start) > 81)) || skip 'each port may be had without permission here'
     local drop=()
     ((EUID != 0)) || drop=(setpriv --bounding-set -net_bind_service --inh-caps -net_bind_service)
     status=0
-    output=$(cd "$BATS_TEST_TMPDIR" && exec "${drop[@]}" timeout 10 "./$NAME" -l 127.0.0.1:81 \
+    output=$(cd "$BATS_TEST_TMPDIR" && exec "${drop[@]}" timeout "$patience" "./$NAME" -l 127.0.0.1:81 \
         2>complaint 3>&-) || status=$?
     complaint=$(<"$BATS_TEST_TMPDIR/complaint")
     refused 1 '127\.0\.0\.1:81: Permission denied'
@@ -171,7 +171,7 @@ refused() {
 }
 
 @test "without --listen it is 127.0.0.1:8080" {
-    # Where somebody else has that port already, the complaint names it.
+    # Where another process has that port already, the complaint names it.
     start_command "./$NAME"
     wait_log "\[$pid]: .*listen(ing)? on 127\.0\.0\.1:8080"
 }

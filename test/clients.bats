@@ -11,7 +11,7 @@ restart_while() {
     while alive "$1"; do
         restart_server
         restarts=$((restarts + 1))
-        sleep 0.05
+        pause 50
     done
     echo "$restarts restarts"
 }
@@ -26,6 +26,7 @@ client() {
     ended "$job"
     tail -n 30 "$said"
     ((status == 0))
+    ((restarts > 0))
 }
 
 # curl_over_and_over COUNT OPTIONS...: asks COUNT times, 50 times a second, and says of each answer
@@ -45,7 +46,6 @@ different_answers() {
     client curl_over_and_over 100 --http1.1
     diff <(different_answers) - <<<'99 Hello, World! 200 0 1.1
 1 Hello, World! 200 1 1.1'
-    ((restarts >= 3))
 }
 
 @test "curl keeps its connection with HTTP/1.0, too, where it asks for that" {
@@ -70,9 +70,8 @@ different_answers() {
 @test "ab with keep-alive sees no request fail over restarts" {
     start_server
     client ab -q -k -c 8 -t 3 -n 10000000 "http://127.0.0.1:$port/"
-    ((restarts >= 3))
     answered=$(sed -nE 's/^Complete requests: +//p' "$said")
-    ((answered > 1000))
+    ((answered > 100))
     grep -Eqx 'Failed requests: +0' "$said"
     grep -Eqx "Keep-Alive requests: +$answered" "$said"
     run ! grep -E 'Non-2xx|apr_' "$said"
@@ -82,7 +81,7 @@ different_answers() {
     start_server
     client ab -q -c 8 -t 2 -n 10000000 "http://127.0.0.1:$port/"
     answered=$(sed -nE 's/^Complete requests: +//p' "$said")
-    ((answered > 500))
+    ((answered > 100))
     grep -Eqx 'Failed requests: +0' "$said"
     run ! grep -E 'Non-2xx|apr_' "$said"
 }
@@ -90,7 +89,6 @@ different_answers() {
 @test "h2load, pipelining, sees no request fail over restarts" {
     start_server
     client h2load --h1 -c 8 -m 4 -D 3 "http://127.0.0.1:$port/"
-    ((restarts >= 3))
-    grep -E '^requests: [1-9][0-9]{3,} .* 0 failed, 0 errored, 0 timeout$' "$said"
-    grep -E '^status codes: [1-9][0-9]{3,} 2xx, 0 3xx, 0 4xx, 0 5xx$' "$said"
+    grep -E '^requests: [1-9][0-9]{2,} .* 0 failed, 0 errored, 0 timeout$' "$said"
+    grep -E '^status codes: [1-9][0-9]{2,} 2xx, 0 3xx, 0 4xx, 0 5xx$' "$said"
 }

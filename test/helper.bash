@@ -94,6 +94,18 @@ wait_listening() {
     port=$(sed -nE "s/.*\[$pid]: listening on [^ ]*:([0-9]+).*/\1/p" "$log")
 }
 
+# A port that no process uses, no other test gets, and the kernel gives to none by itself.
+free_port() {
+    local first port
+    read -r first _ </proc/sys/net/ipv4/ip_local_port_range
+    while
+        port=$((first / 2 + RANDOM % (first / 2)))
+        grep -q "$(printf ' [0-9A-F]*:%04X ' "$port")" /proc/net/tcp /proc/net/tcp6 ||
+            ! mkdir "$BATS_RUN_TMPDIR/port.$port" 2>/dev/null
+    do :; done
+    echo "$port"
+}
+
 # The process that serves: of those that live the last that said so.
 serving_pid() {
     local processes i
@@ -403,21 +415,18 @@ in_background() {
     job=$!
 }
 
-# processes_with WHAT...: those whose working folder or program (WHAT: cwd, exe) is the test's.
+# processes_with WHAT: those whose working folder or program (WHAT: cwd, exe) is the test's.
 processes_with() {
     : "${BATS_TEST_TMPDIR:?}"
-    local paths=() what path
-    for what; do
-        paths+=(/proc/[0-9]*/"$what")
-    done
+    local path
     while IFS=/ read -r _ _ path _; do
         echo "$path"
-    done < <(find "${paths[@]}" -maxdepth 0 \
+    done < <(find /proc/[0-9]*/"$1" -maxdepth 0 \
         \( -lname "$BATS_TEST_TMPDIR" -o -lname "$BATS_TEST_TMPDIR/*" \) 2>/dev/null)
 }
 
 left_over() {
-    processes_with cwd exe
+    processes_with cwd
 }
 
 # Whether all servers but the one that serves have ended.

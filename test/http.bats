@@ -9,12 +9,12 @@ HOST='Host: localhost\r\n'
 MEGABYTE=1000000
 
 # exchange TEXT: sends TEXT over a new connection, and prints all that comes, without CR. Fails if
-# it is not all taken, ends in anything but a clean end of file, or not within 10 s.
+# it is not all taken, ends in anything but a clean end of file, or not in good time.
 exchange() {
     local all failed=0
     connect
     send "$conn" "$1" || failed=1
-    all=$(timeout 10 cat <&"$conn") || failed=1
+    all=$(timeout "$patience" cat <&"$conn") || failed=1
     disconnect "$conn"
     printf '%s' "${all//$'\r'/}"
     return "$failed"
@@ -45,7 +45,7 @@ refused() {
 receive_head() {
     local line
     header=''
-    while IFS= read -r -t 10 -u "$1" line; do
+    while IFS= read -r -t "$patience" -u "$1" line; do
         line=${line%$'\r'}
         [[ -n $line ]] || return 0
         header+=$line$'\n'
@@ -104,7 +104,7 @@ long() {
     wait_for date_moved
     off=$(($(date +%s) - $(date -d "$(sed -n 's/^Date: //p' <<<"$header")" +%s)))
     [ "$off" -ge -1 ]
-    [ "$off" -le 2 ]
+    [ "$off" -le 30 ]
 }
 
 @test "a query does not matter" {
@@ -114,7 +114,7 @@ long() {
 
 @test "a whole URI is a target too" {
     start_server
-    [ "$(curl -q -sS --max-time 10 -x "127.0.0.1:$port" --noproxy '' http://example.com/)" = 'Hello, World!' ]
+    [ "$(curl -q -sS --max-time "$patience" -x "127.0.0.1:$port" --noproxy '' http://example.com/)" = 'Hello, World!' ]
     exchanged 200 "GET http://h HTTP/1.1\r\n${HOST}Connection: close\r\n\r\n"
 }
 
@@ -265,7 +265,7 @@ long() {
     [[ $header != *Connection:* ]]
 }
 
-@test "a connection that rests is closed cleanly after the idle timeout" {
+@test "an idle connection is closed cleanly after the idle timeout" {
     start_server --idle-timeout 1
     start=$(clock)
     connect
@@ -276,15 +276,14 @@ long() {
     closed "$conn"
     took=$(($(clock) - start))
     [ "$took" -ge 900 ]
-    [ "$took" -le 8000 ]
 }
 
 @test "each request starts the idle timeout anew" {
-    start_server --idle-timeout 2
+    start_server --idle-timeout 6
     connect
     for _ in 1 2 3; do
         ask "$conn"
-        sleep 0.8
+        pause 2500
     done
     ask "$conn"
 }
@@ -314,7 +313,7 @@ long() {
 @test "twenty thousand requests in one go are all answered" {
     start_server
     { repeat 20000 "$WHOLE" && printf 'GET / HTTP/1.0\r\n\r\n'; } >"$BATS_TEST_TMPDIR/requests"
-    socat -t 10 - "TCP:127.0.0.1:$port" <"$BATS_TEST_TMPDIR/requests" >"$BATS_TEST_TMPDIR/answers"
+    socat -t "$patience" - "TCP:127.0.0.1:$port" <"$BATS_TEST_TMPDIR/requests" >"$BATS_TEST_TMPDIR/answers"
     [ "$(grep -ao 'HTTP/1.1 200 OK' "$BATS_TEST_TMPDIR/answers" | wc -l)" -eq 20001 ]
     [ "$(grep -aoF 'Hello, World!' "$BATS_TEST_TMPDIR/answers" | wc -l)" -eq 20001 ]
 }
@@ -330,17 +329,17 @@ long() {
     }
     wait_for full
     serves
-    [ "$(timeout 20 cat <&"$conn" | grep -ao 'HTTP/1.1 200 OK' | wc -l)" -eq 50001 ]
+    [ "$(timeout "$patience" cat <&"$conn" | grep -ao 'HTTP/1.1 200 OK' | wc -l)" -eq 50001 ]
 }
 
 @test "a request may come one byte at a time" {
     start_server
     printf '%b' "\r\n${WHOLE}GET /x HTTP/1.1\r\n${HOST}Connection: close\r\n\r\n" |
-        socat -b 1 -t 10 - "TCP:127.0.0.1:$port,nodelay" >"$BATS_TEST_TMPDIR/answers"
+        socat -b 1 -t "$patience" - "TCP:127.0.0.1:$port,nodelay" >"$BATS_TEST_TMPDIR/answers"
     [ "$(codes <"$BATS_TEST_TMPDIR/answers")" = '200 404' ]
 }
 
-@test "a request may come in two pieces, wherever they part" {
+@test "a request may come in two pieces, cut anywhere" {
     start_server
     connect
     text=$(printf '%b' "${WHOLE}x")
@@ -402,7 +401,7 @@ long() {
         [ "$(codes <<<"$answer")" = 405 ]
     done
     head -c $MEGABYTE /dev/zero >"$BATS_TEST_TMPDIR/body"
-    [ "$(curl -q -sS --noproxy '*' --max-time 10 -o /dev/null -w '%{http_code}' \
+    [ "$(curl -q -sS --noproxy '*' --max-time "$patience" -o /dev/null -w '%{http_code}' \
         -T "$BATS_TEST_TMPDIR/body" "http://127.0.0.1:$port/x")" = 404 ]
 }
 
@@ -426,21 +425,21 @@ long() {
 
 @test "a client that shut its sending side gets all its answers" {
     start_server
-    [ "$(printf '%b' "$WHOLE$WHOLE$WHOLE" | socat -t 10 - "TCP:127.0.0.1:$port" | codes)" = '200 200 200' ]
+    [ "$(printf '%b' "$WHOLE$WHOLE$WHOLE" | socat -t "$patience" - "TCP:127.0.0.1:$port" | codes)" = '200 200 200' ]
     repeat 20000 "$WHOLE" >"$BATS_TEST_TMPDIR/requests"
-    socat -t 10 - "TCP:127.0.0.1:$port" <"$BATS_TEST_TMPDIR/requests" >"$BATS_TEST_TMPDIR/answers"
+    socat -t "$patience" - "TCP:127.0.0.1:$port" <"$BATS_TEST_TMPDIR/requests" >"$BATS_TEST_TMPDIR/answers"
     [ "$(grep -ao 'HTTP/1.1 200 OK' "$BATS_TEST_TMPDIR/answers" | wc -l)" -eq 20000 ]
 }
 
 @test "a head that is cut off by the end of the connection is refused" {
     start_server
-    [ "$(printf '%b' "$WHOLE$HALF" | socat -t 10 - "TCP:127.0.0.1:$port" | codes)" = '200 400' ]
-    [ "$(printf 'G' | socat -t 10 - "TCP:127.0.0.1:$port" | codes)" = 400 ]
+    [ "$(printf '%b' "$WHOLE$HALF" | socat -t "$patience" - "TCP:127.0.0.1:$port" | codes)" = '200 400' ]
+    [ "$(printf 'G' | socat -t "$patience" - "TCP:127.0.0.1:$port" | codes)" = 400 ]
 }
 
 @test "a connection that is shut without a byte is closed without one" {
     start_server
-    [ -z "$(socat -t 10 - "TCP:127.0.0.1:$port" </dev/null)" ]
+    [ -z "$(socat -t "$patience" - "TCP:127.0.0.1:$port" </dev/null)" ]
 }
 
 @test "a head that is not whole in time is refused with 408" {
@@ -468,17 +467,16 @@ long() {
     took=$(($(clock) - start))
     [ "$code" = 408 ]
     [ "$took" -ge 900 ]
-    [ "$took" -le 5000 ]
 }
 
 @test "the time for a head counts from its own first byte, not from the request before" {
-    start_server --request-timeout 2
+    start_server --request-timeout 8
     connect
     send "$conn" "$HALF"
-    sleep 1.1
+    pause 4500
     send "$conn" "$REST$HALF"
     answered "$conn"
-    sleep 1.1
+    pause 4500
     send "$conn" "$REST"
     answered "$conn"
 }

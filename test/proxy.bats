@@ -7,20 +7,9 @@ load helper
 
 PATH=$PATH:/usr/sbin
 
-# A port that nobody uses, and that the kernel gives nobody by itself.
-free_port() {
-    local first port
-    read -r first _ </proc/sys/net/ipv4/ip_local_port_range
-    while
-        port=$((first / 2 + RANDOM % (first / 2)))
-        grep -q "$(printf ' [0-9A-F]*:%04X ' "$port")" /proc/net/tcp /proc/net/tcp6
-    do :; done
-    echo "$port"
-}
-
 # answers PORT: whether there is an answer at PORT, whatever it says.
 answers() {
-    curl -q -s --noproxy '*' --max-time 10 -o /dev/null "http://127.0.0.1:$1/"
+    curl -q -s --noproxy '*' --max-time "$patience" -o /dev/null "http://127.0.0.1:$1/"
 }
 
 # start_haproxy A [B]: starts HAProxy in front of the servers at the ports A and B. Sets front, the
@@ -122,7 +111,7 @@ restart_times() {
     local i
     for ((i = 0; i < $1; i++)); do
         restart_server
-        sleep 0.05
+        pause 50
     done
 }
 
@@ -154,12 +143,12 @@ counted() {
     start_server
     start_haproxy "$port"
     ask_over_and_over gets
-    restart_times 10
+    restart_times 40
     stop_asking
     echo "$(said gets 2xx) answers of $(said gets total,), connections: $(counted connect)"
     (($(said gets 2xx) == $(said gets total,)))
-    # One for each of the four clients, and some for those that follow them.
-    (($(counted connect) < 10))
+    # One for each of the four clients, and some for those that follow them; far fewer than restarts.
+    (($(counted connect) < 30))
 }
 
 @test "through nginx, 20 restarts cost no error, and no retry" {

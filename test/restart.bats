@@ -3,24 +3,25 @@
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
+bats_require_minimum_version 1.5.0
 load helper
 
-# A client with half a request sent, and one that rests: sets half and resting.
+# A client with half a request sent, and one that is idle: sets half and idle.
 open_clients() {
     connect
     half=$conn
     send "$half" "$HALF"
     wait_for taken "$half"
     connect
-    resting=$conn
-    ask "$resting"
+    idle=$conn
+    ask "$idle"
 }
 
 # No client has noticed the restart that failed, nothing is left of it, and the next one works.
 # Takes the number of descriptors that were open before.
 nothing_happened() {
     serves
-    ask "$resting"
+    ask "$idle"
     send "$half" "$REST"
     answered "$half"
     wait_for childless "$pid"
@@ -63,7 +64,7 @@ nothing_happened() {
     serves
 }
 
-@test "a request under way is answered by the old process, a new connection by the new one" {
+@test "a request in flight is answered by the old process, a new connection by the new one" {
     start_server
     connect
     slow=$conn
@@ -81,13 +82,13 @@ nothing_happened() {
     ((status == 0))
 }
 
-@test "the old process does not end before the last request under way is answered" {
+@test "the old process does not end before the last request in flight is answered" {
     start_server
     connect
     send "$conn" "$HALF"
     wait_for taken "$conn"
     restart_server
-    # Whatever else it had to do is done when the connection at rest has moved.
+    # It has had its turn for all else by the time that the successor has answered.
     for ((i = 0; i < 20; i++)); do
         serves
         alive "$old"
@@ -101,14 +102,22 @@ nothing_happened() {
 # Asks over and over, each time over a new connection, until it is ended; all_well tells how it went.
 ask_over_and_over() {
     in_background curl -q -sS --noproxy '*' --fail -H 'Connection: close' -o /dev/null \
-        -w '%{http_code}\n' "http://127.0.0.1:$port/?[1-1000000]" >"$BATS_TEST_TMPDIR/codes"
+        -w '%{stderr}%{http_code}\n' "http://127.0.0.1:$port/?[1-1000000]" \
+        2>"$BATS_TEST_TMPDIR/codes"
+}
+
+# answers_since COUNT: whether answers have come since there were COUNT of them.
+answers_since() {
+    (($(wc -l <"$BATS_TEST_TMPDIR/codes") > $1))
 }
 
 all_well() {
+    wait_for answers_since "$(wc -l <"$BATS_TEST_TMPDIR/codes")"
     kill "$job"
     wait "$job" || true
-    (($(grep -c '^200$' "$BATS_TEST_TMPDIR/codes") > 0))
-    (($(grep -vc '^200$' "$BATS_TEST_TMPDIR/codes") == 0))
+    # The last line may be cut off.
+    sed -i '$d' "$BATS_TEST_TMPDIR/codes"
+    run ! grep -vx 200 "$BATS_TEST_TMPDIR/codes"
 }
 
 @test "no connection is refused and no request lost while it is restarted over and over" {
@@ -193,13 +202,13 @@ all_well() {
 }
 
 @test "a successor that is not ready in time is killed, and leaves the service as it was" {
-    start_server --ready-timeout 1
+    start_server --ready-timeout 3
     open_clients
     before=$(descriptors "$pid")
     # It does not end for anything less than SIGKILL.
     successor_script 'trap "" TERM INT HUP; echo $$ >successor; while :; do sleep 0.1; done'
     fail_restart
-    logged "\[$pid]: restart failed: .*not ready (in|within|after) 1 s"
+    logged "\[$pid]: restart failed: .*not ready (in|within|after) 3 s"
     gone "$(<"$BATS_TEST_TMPDIR/successor")"
     nothing_happened "$before"
 }
@@ -251,12 +260,12 @@ ended_child() {
 
 @test "SIGUSR1 is logged and otherwise ignored while a restart is pending" {
     start_server
-    successor_script 'touch started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    successor_script 'touch started; until [[ -e go ]]; do sleep 0.1; done; become "$@"'
     kill -USR1 "$pid"
     wait_for test -e "$BATS_TEST_TMPDIR/started"
     before=$(count_log "\[$pid]:")
     kill -USR1 "$pid"
-    wait_log "\[$pid]: .*SIGUSR1.*(pending|under way|already|ignored)"
+    wait_log "\[$pid]: .*SIGUSR1.*(pending|ignored)"
     (($(count_log "\[$pid]:") > before))
     (($(children "$pid" | wc -l) == 1))
     serves
@@ -270,14 +279,14 @@ ended_child() {
     serves
 }
 
-@test "SIGUSR1 is logged and otherwise ignored while the process is leaving" {
+@test "SIGUSR1 is logged and otherwise ignored while the process is draining" {
     start_server
     connect
     send "$conn" "$HALF"
     wait_for taken "$conn"
     restart_server
     kill -USR1 "$old"
-    wait_log "\[$old]: .*SIGUSR1.*(leaving|ignored)"
+    wait_log "\[$old]: .*SIGUSR1.*(draining|ignored)"
     kill -TERM "$pid"
     wait_log "\[$pid]: .*SIGTERM"
     send "$conn" "$REST"
@@ -289,7 +298,7 @@ ended_child() {
 
 @test "SIGTERM ends a successor that is not ready yet, too" {
     start_server
-    successor_script 'echo $$ >successor; exec sleep 60'
+    successor_script 'echo $$ >successor; exec sleep 600'
     kill -USR1 "$pid"
     wait_for test -s "$BATS_TEST_TMPDIR/successor"
     kill -TERM "$pid"
@@ -298,8 +307,8 @@ ended_child() {
     wait_gone "$(<"$BATS_TEST_TMPDIR/successor")"
 }
 
-@test "SIGTERM with a restart pending still finishes a request under way" {
-    start_server --drain-timeout 2
+@test "SIGTERM with a restart pending still finishes a request in flight" {
+    start_server --drain-timeout 10
     open_clients
     successor_script 'echo $$ >successor; trap "" TERM; while :; do sleep 0.1; done'
     kill -USR1 "$pid"
@@ -329,8 +338,8 @@ ends_gracefully() {
     announces_close
     closed "$half"
     disconnect "$half"
-    closed "$resting"
-    disconnect "$resting"
+    closed "$idle"
+    disconnect "$idle"
     ended "$pid"
     ((status == 0))
 }
@@ -339,11 +348,11 @@ refuses() {
     ! (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null
 }
 
-@test "SIGTERM: a request under way is answered with Connection: close, then status 0" {
+@test "SIGTERM: a request in flight is answered with Connection: close, then status 0" {
     ends_gracefully TERM
 }
 
-@test "SIGINT: a request under way is answered with Connection: close, then status 0" {
+@test "SIGINT: a request in flight is answered with Connection: close, then status 0" {
     ends_gracefully INT
 }
 
@@ -359,7 +368,7 @@ refuses() {
         wait_for refuses
         alive "$pid"
         kill -"$second" "$pid"
-        deadline=2 ended "$pid"
+        ended "$pid"
         ((status == 1))
         disconnect "$conn"
     done
@@ -392,7 +401,7 @@ refuses() {
     kill -TERM "$pid"
     kill -CONT "$pid"
     for conn in "${waiting[@]}"; do
-        IFS= read -r -t 10 -u "$conn" line
+        IFS= read -r -t "$patience" -u "$conn" line
         [[ $line == 'HTTP/1.1 200 '* ]]
         disconnect "$conn"
     done
@@ -400,14 +409,21 @@ refuses() {
     ((status == 0))
 }
 
-@test "a request that is on its way to a connection at rest when SIGTERM comes is answered" {
-    start_server
-    connect
-    ask "$conn"
-    kill -TERM "$pid"
-    wait_for refuses
-    send "$conn" "$WHOLE"
-    receive "$conn"
+@test "a request that comes within a second of SIGTERM over an idle connection is answered" {
+    # A machine that was too busy to send it in time says nothing.
+    for ((i = 0; i < 50; i++)); do
+        start_server
+        connect
+        ask "$conn"
+        begun=${EPOCHREALTIME/[.,]/}
+        kill -TERM "$pid"
+        wait_for refuses
+        send "$conn" "$WHOLE" || true
+        took=$((${EPOCHREALTIME/[.,]/} - begun))
+        ! receive "$conn" || break
+        ((took > 900000))
+        disconnect "$conn"
+    done
     [[ $code == 200 ]]
     announces_close
     disconnect "$conn"
@@ -415,33 +431,17 @@ refuses() {
     ((status == 0))
 }
 
-@test "a connection made in a rush of others is answered, though SIGTERM comes before it says anything" {
-    start_server
-    in_background ab -q -c 8 -t 10 -n 1000000 "http://127.0.0.1:$port/" >/dev/null 2>&1
-    # A rush is what there was in a whole second.
-    sleep 2.2
-    connect
-    kill -TERM "$pid"
-    wait_log 'SIGTERM received'
-    send "$conn" "$WHOLE"
-    receive "$conn"
-    [[ $code == 200 && $body == 'Hello, World!' ]]
-    kill "$job" || true
-    wait "$job" || true
-    wait_gone "$pid"
-}
-
 @test "a connection that never sent a byte holds up neither the end nor a restart" {
     start_server
     connect
     wait_for holds "$pid" "$conn"
     restart_server
-    deadline=5 ended "$old"
+    ended "$old"
     ((status == 0))
     kill -TERM "$pid"
     closed "$conn"
     disconnect "$conn"
-    deadline=5 wait_gone "$pid"
+    wait_gone "$pid"
 }
 
 @test "an old process that takes too long cuts its requests, says how many, and ends" {
@@ -457,7 +457,7 @@ refuses() {
     ((status == 0))
     logged "\[$old]: drain(ing)? time.*\b3\b"
     for conn in "${halves[@]}"; do
-        run timeout 10 cat <&"$conn"
+        run timeout "$patience" cat <&"$conn"
         ((status != 124))
     done
     serves
@@ -476,14 +476,14 @@ refuses() {
 
 @test "an old process that dies while its successor starts does not take the service along" {
     start_server
-    successor_script 'echo $$ >successor; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    successor_script 'echo $$ >successor; until [[ -e go ]]; do sleep 0.1; done; become "$@"'
     kill -USR1 "$pid"
     wait_for test -s "$BATS_TEST_TMPDIR/successor"
     connect
     kill -KILL "$pid"
     wait_gone "$pid"
     touch "$BATS_TEST_TMPDIR/go"
-    # Meanwhile whoever connects waits in the queue of the one listener.
+    # Meanwhile, what connects waits in the queue of the one listener.
     serves
     old=$pid
     wait_for succeeded "$old"
@@ -564,8 +564,7 @@ runs() {
     [[ $(<"/proc/$1/comm") == "$2" ]]
 }
 
-# The signals that process PID blocks and ignores, but for 32 and 33: they are libc's own, whose
-# posix_spawn ignores them in the child.
+# The signals that process PID blocks and ignores, but for 32 and 33, which are libc's own.
 signals() {
     local kind mask
     while read -r kind mask; do
@@ -716,7 +715,7 @@ signals() {
     fail_restart
     logged "\[$pid]: restart failed: .*No such file or directory"
     serves
-    ask "$resting"
+    ask "$idle"
     wait_for has_descriptors "$pid" "$before"
     mend_successor
     kill -USR1 "$pid"
@@ -738,8 +737,8 @@ signals() {
 @test "the log tells a restart step by step" {
     start_server
     connect
-    resting=$conn
-    ask "$resting"
+    idle=$conn
+    ask "$idle"
     connect
     send "$conn" "$HALF"
     wait_for taken "$conn"
@@ -786,14 +785,14 @@ signals() {
         answered "$conn"
         wait_gone "$old"
         serves
-        [[ -z $(timeout 0.1 cat <&"$conn") ]]
+        [[ -z $(timeout 0.5 cat <&"$conn") ]]
         disconnect "$conn"
     done
     kill -TERM "$pid"
     wait_gone "$pid"
 }
 
-@test "it serves and restarts with standard error a pipe that nobody reads, and is full" {
+@test "it serves and restarts with standard error a full pipe that no process reads" {
     mkfifo "$BATS_TEST_TMPDIR/pipe"
     exec {pipe}<>"$BATS_TEST_TMPDIR/pipe"
     dd if=/dev/zero bs=4096 oflag=nonblock status=none 1>&"$pipe" 2>/dev/null || true
@@ -803,7 +802,7 @@ signals() {
     deaf_to_its_log
 }
 
-@test "it serves and restarts with standard error a pipe that nobody has open any more" {
+@test "it serves and restarts with standard error a pipe that no process has open any more" {
     mkfifo "$BATS_TEST_TMPDIR/pipe"
     exec {pipe}<>"$BATS_TEST_TMPDIR/pipe"
     (cd "$BATS_TEST_TMPDIR" && exec "./$NAME" -l 127.0.0.1:0 </dev/null 2>pipe 3>&- {pipe}>&-) &
