@@ -56,7 +56,8 @@ no_client_notices() {
     childless "$(serving_pid)"
     restart_server
     serves
-    end_all
+    kill "$pid"
+    wait_for nothing_left
 }
 
 # old CALL ERROR N: the Nth CALL of the old process fails with ERROR.

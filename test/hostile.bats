@@ -206,6 +206,15 @@ flood() {
     does_not_spin
 }
 
+ask_each_once() {
+    for conn; do
+        printf '%b' "$WHOLE" >&"$conn"
+    done
+    for conn; do
+        IFS= read -r -t "$patience" -u "$conn" _
+    done
+}
+
 @test "an idle connection costs no buffer" {
     says_memory || skip 'a checked build keeps freed memory'
     ulimit -n 2048 2>/dev/null || skip 'needs 2048 descriptors'
@@ -214,12 +223,7 @@ flood() {
     ask "$conn"
     memory=$(own_memory)
     connect_many 1000
-    for conn in "${conns[@]}"; do
-        printf '%b' "$WHOLE" >&"$conn"
-    done
-    for conn in "${conns[@]}"; do
-        IFS= read -r -t "$patience" -u "$conn" _
-    done
+    ask_each_once "${conns[@]}"
     grown=$(($(own_memory) - memory))
     echo "memory grown by $grown KiB"
     [ "$grown" -le 256 ]

@@ -77,7 +77,7 @@ keep_asking() {
     [[ $1 == gets ]] || post=(-d posted)
     cd "$BATS_TEST_TMPDIR" || return
     while [[ ! -e enough ]]; do
-        h2load --h1 -c 4 -n 200 "${post[@]}" "http://127.0.0.1:$front/" >>"$1" 2>&1
+        h2load --h1 -c 4 -n 200 --rps 100 "${post[@]}" "http://127.0.0.1:$front/" >>"$1" 2>&1
     done
 }
 

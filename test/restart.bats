@@ -389,22 +389,33 @@ refuses() {
     wait_gone "$(<"$BATS_TEST_TMPDIR/successor")"
 }
 
-@test "what waits to be accepted when SIGTERM comes is answered" {
-    start_server
-    kill -STOP "$pid"
-    # More than are accepted before anything else has its turn.
-    for ((i = 0; i < 200; i++)); do
+# connect_and_ask COUNT: asks over so many connections. Sets waiting.
+connect_and_ask() {
+    waiting=()
+    for ((i = 0; i < $1; i++)); do
         connect
-        waiting[i]=$conn
+        waiting+=("$conn")
         printf 'GET / HTTP/1.0\r\n\r\n' >&"$conn"
     done
-    kill -TERM "$pid"
-    kill -CONT "$pid"
+}
+
+all_are_answered() {
+    local line
     for conn in "${waiting[@]}"; do
         IFS= read -r -t "$patience" -u "$conn" line
         [[ $line == 'HTTP/1.1 200 '* ]]
         disconnect "$conn"
     done
+}
+
+@test "what waits to be accepted when SIGTERM comes is answered" {
+    start_server
+    kill -STOP "$pid"
+    # More than are accepted before anything else has its turn.
+    connect_and_ask 200
+    kill -TERM "$pid"
+    kill -CONT "$pid"
+    all_are_answered
     ended "$pid"
     ((status == 0))
 }
