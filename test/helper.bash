@@ -33,15 +33,18 @@ setup() {
 }
 
 teardown() {
+    echo "${failed_at:+failed in $failed_at}"
     end_all
     no_defects
 }
 
 # Has bats note the line of each command of the test, for its report, but not those of the functions
-# that the test calls: that takes most of the time. With bats --trace it does.
+# that the test calls: that takes most of the time. With bats --trace it does. What failed in a
+# function is noted here, and said at the end.
 quicken() {
     ((BATS_TRACE_LEVEL)) || set +o functrace
     declare -ft bats_error_trap bats_check_status_from_trap
+    trap 'bats_error_trap "${failed_at:=${BASH_SOURCE[0]##*/}, line $LINENO: $BASH_COMMAND}"' ERR
 }
 
 # What a build that checks itself has found. A server that ends at once may leave connections.
