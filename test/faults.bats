@@ -105,10 +105,6 @@ new() {
     done
 }
 
-@test "there is no memory for the start of a successor" {
-    old mmap ENOMEM 1
-}
-
 @test "there can be no further process" {
     for error in EAGAIN ENOMEM; do
         old clone3,clone,vfork "$error" 1
