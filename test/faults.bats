@@ -145,7 +145,7 @@ new() {
     for error in EAGAIN EINTR ETOOMANYREFS ENOBUFS; do
         old sendmsg "$error" 1
         # A moment later it goes on.
-        logged 'ended: 2 connections (handed over|moved)'
+        logged 'ended: 2 connections (handed over|passed on|moved)'
     done
 }
 
