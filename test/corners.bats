@@ -145,11 +145,12 @@ reads_signals() {
     need_strace
     start_server
     old=$pid
-    in_trouble -f execve delay_enter=2000000
+    in_trouble -f execve delay_enter=60000000
     kill -USR1 "$old"
     wait_for in_old_program "$old"
     serves
     in_old_program "$old"
+    mended
     wait_for succeeded "$old"
     wait_gone "$old"
     serves
@@ -159,7 +160,8 @@ reads_signals() {
     need_strace
     start_server --ready-timeout 1
     old=$pid
-    in_trouble -f execve delay_enter=4000000
+    # As long as it lasts, strace holds what is left of it.
+    in_trouble -f execve delay_enter=5000000
     kill -USR1 "$old"
     wait_for restart_decided
     logged "\[$old]: restart failed: .*not ready"
@@ -174,8 +176,7 @@ reads_signals() {
     connect
     send "$conn" "$HALF"
     wait_for taken "$conn"
-    in_trouble -f execve delay_enter=4000000
-    begun=$(clock)
+    in_trouble -f execve delay_enter=60000000
     kill -USR1 "$old"
     wait_for in_old_program "$old"
     successor=$(children "$old")
@@ -185,13 +186,12 @@ reads_signals() {
     receive "$conn"
     [[ $code == 200 ]]
     announces_close
-    # It was answered long before the execution was done.
-    (($(clock) - begun < 2000))
+    # It was answered before the execution was done.
+    mended
     disconnect "$conn"
     ended "$old"
     ((status == 0))
     wait_gone "$successor"
-    mended
 }
 
 # in_old_program PID: whether PID has a child that has not been executed yet.
@@ -447,7 +447,7 @@ watch_fails() {
 
 @test "what cannot be watched in a restart fails it at once, or is tried again" {
     need_strace
-    for n in 1 2 3 4 5 6; do
+    for n in 1 2 3 4 5; do
         watch_fails "$n"
     done
 }

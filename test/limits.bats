@@ -16,7 +16,7 @@ sleep_until_past() {
 # ---- a process that was stopped, or is busy, at a deadline ----
 
 @test "a request that became whole before the drain deadline is answered by a process stopped since" {
-    start_server --drain-timeout 1
+    start_server --drain-timeout 3
     crowd slow 20 "$port"
     tell slow half
     connect
@@ -24,7 +24,7 @@ sleep_until_past() {
     wait_for taken "$conn"
     restart_server
     stop "$old"
-    deadline_over=$(($(clock) + 1500))
+    deadline_over=$(($(clock) + 3500))
     send "$conn" "$REST"
     tell slow rest
     sleep_until_past "$deadline_over"
@@ -38,7 +38,7 @@ sleep_until_past() {
 }
 
 @test "the same at a shutdown" {
-    start_server --drain-timeout 1
+    start_server --drain-timeout 3
     crowd slow 20 "$port"
     tell slow half
     connect
@@ -47,7 +47,7 @@ sleep_until_past() {
     kill -TERM "$pid"
     wait_log 'SIGTERM received'
     stop "$pid"
-    deadline_over=$(($(clock) + 1500))
+    deadline_over=$(($(clock) + 3500))
     send "$conn" "$REST"
     tell slow rest
     sleep_until_past "$deadline_over"
