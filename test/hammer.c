@@ -2,21 +2,10 @@
  * hammer - a load that tells apart the ways in which a restart can be noticed.
  *
  * Several classes of clients at once, in one epoll loop. Each client has one connection; when it
- * dies, the client counts what that did to it, connects anew and goes on. Every request ends in
- * exactly one of these counts:
- *
- *     answered   the whole, right answer came
- *     failed     the request, or part of it, was sent, but no whole answer came: end of file, a
- *                reset, or the deadline. A new connection that dies before its first answer, too,
- *                and requests pipelined behind one that was answered with Connection: close
- *     refused    no connection came about
- *     wrong      an answer with another status, body or framing, bytes that nobody asked for, or
- *                a connection left open behind Connection: close
- *
- * and a connection that ends with nothing outstanding, which no request asked for, in one of these:
- *
- *     closed     without a word; had a request been on its way, it would have failed
- *     announced  after an answer that said Connection: close
+ * dies, the client counts what that did to it, connects anew and goes on. A request is one of HTTP,
+ * or with --echo a message, no two of which are alike, whose answer is the same bytes. Each request
+ * ends as answered, failed, refused or wrong, and a connection that ends with nothing outstanding,
+ * which no request asked for, as closed or announced: --help says what these counts mean.
  *
  * A latency runs from the last piece of a request (from connect(2), for a connection per request)
  * to the end of its answer; a pipelined request's from the start of its batch.
@@ -42,6 +31,7 @@
 
 enum {
     ANSWER_MAX = 4096, /* the longest answer, and as much as is read at once */
+    MESSAGE_MIN = 32,  /* enough to tell one message from all others */
     PIECES = 5,        /* of a slow client's request */
     EVENTS = 256,      /* taken from one epoll_wait */
     FINE = 32,         /* steps of a histogram within a power of two: 3 % */
@@ -55,9 +45,9 @@ enum {
 #define SECOND (1000 * MS)
 #define NEVER  UINT64_MAX
 #define RETRY  (10 * MS) /* from a connection lost to the next try: a dead server is not stormed */
-#define SETTLE (20 * SECOND) /* the others start even if not all resting clients rest by then */
+#define SETTLE (20 * SECOND) /* the others start even if a resting client is not idle by then */
 
-/* Clients start, and those at rest wake, at this distance: nine thousand at once would say more
+/* Clients start, and idle ones ask again, at this distance: nine thousand at once would say more
  * about the listener's backlog than about its server. */
 #define STAGGER (MS / 5)
 
@@ -76,6 +66,8 @@ enum kind {
 enum {
     DURATION = KINDS,
     DEADLINE,
+    STATUS,
+    SIZE,
     DEPTH,
     THINK,
     DRIP,
@@ -93,15 +85,17 @@ static const struct {
     const char *help;
 } settings[SETTINGS] = {
     [KEEPALIVE] = {"keepalive", 'k', 1, 16, "clients that ask over and over on one connection"},
-    [THINKING] = {"thinking", 't', 1, 16, "that rest between two requests"},
+    [THINKING] = {"thinking", 't', 1, 16, "that are idle between two requests"},
     [PIPELINING] = {"pipelining", 'p', 1, 4, "that send many requests at once"},
-    [CONNECTING] = {"connecting", 'c', 1, 4, "that connect for each, with Connection: close"},
+    [CONNECTING] = {"connecting", 'c', 1, 4, "that make a new connection for each request"},
     [SLOW] = {"slow", 's', 1, 8, "that send a request in small pieces"},
     [RESTING] = {"resting", 'r', 1, 100, "that ask once at the start and once at the end"},
     [DURATION] = {"duration", 'd', SECOND, 10, "how long requests are started"},
     [DEADLINE] = {"deadline", 0, SECOND, 10, "a request unanswered for so long has failed"},
+    [STATUS] = {"status", 0, 1, 200, "status of the right answer"},
+    [SIZE] = {"size", 0, 1, 64, "bytes of a message, with --echo"},
     [DEPTH] = {"depth", 0, 1, 8, "requests that a pipelining client sends at once"},
-    [THINK] = {"think", 0, MS, 10, "how long a thinking client rests"},
+    [THINK] = {"think", 0, MS, 10, "how long a thinking client is idle"},
     [DRIP] = {"drip", 0, MS, 20, "between two pieces of a slow client's request"},
     [PAUSE] = {"pause", 0, MS, 0, "between two requests of other clients"},
     [WINDOW] = {"window", 0, MS, 500, "length of the phase that SIGUSR1 starts"},
@@ -110,11 +104,16 @@ static const struct {
 
 static const char usage_start[] =
     "Usage: hammer [OPTIONS] ADDRESS:PORT\n"
-    "Loads an HTTP server, and tells apart the ways in which clients notice its restarts.\n\n";
+    "Loads an HTTP or echo server, and tells apart the ways in which clients notice its restarts.\n"
+    "\n"
+    "    hammer --path /hello --body hello 127.0.0.1:8080\n"
+    "    hammer --echo -k 8 -r 500 127.0.0.1:7777\n"
+    "\n";
 
 static const char usage_end[] =
     "      --path PATH       what to ask for (/)\n"
-    "      --body TEXT       body of the right answer (Hello, World!)\n"
+    "      --body TEXT       the right answer (Hello, World!), of at most 4 KiB\n"
+    "      --echo            no HTTP: each message, a line of text, is to come back whole\n"
     "      --json            report on one line of JSON\n"
     "  -v, --verbose         each event but an answer on standard error\n"
     "\n"
@@ -122,7 +121,18 @@ static const char usage_end[] =
     "have asked; standard error then says: resting N. For some time after each SIGUSR1 to this\n"
     "tool, answers belong to the phase \"restart\", otherwise to \"quiet\". SIGINT or SIGTERM end\n"
     "it early. A line of progress: milliseconds, answered since the line before, all other counts\n"
-    "so far, longest latency since the line before. Latencies are in milliseconds.\n"
+    "so far, longest latency since the line before. Latencies are in milliseconds. The counts:\n"
+    "\n"
+    "  answered    the whole, right answer came\n"
+    "  failed      the request, or part of it, was sent, but no whole answer came: end of file, a\n"
+    "              reset, or the deadline. A new connection that dies before its first answer,\n"
+    "              too, and requests behind one that was answered with Connection: close\n"
+    "  refused     no connection came about\n"
+    "  closed      an idle connection was closed: a request on its way would have failed\n"
+    "  announced   a connection was closed after an answer that said Connection: close\n"
+    "  wrong       another answer than the right one, bytes that no request asked for, or a\n"
+    "              connection left open that was to be closed\n"
+    "\n"
     "Exit status: 0 all was answered; 1 something was not; 2 it could not run.\n";
 
 enum count {
@@ -158,7 +168,7 @@ enum state {
     SENDING, /* part of its requests is not sent yet; for a slow client, until it is due */
     WAITING, /* all is sent, answers are missing */
     IDLE,    /* connected with nothing outstanding, until it is due */
-    PARTING, /* has its answer, and waits for the close that it asked for */
+    CLOSING, /* has its answer, and waits for the close that it asked for */
     DONE,
 };
 
@@ -167,8 +177,9 @@ struct client {
     enum state state;
     int fd;
     bool proven;       /* an answer has come over this connection */
-    size_t answers;    /* to the requests sent at once */
-    size_t sent;       /* bytes of those requests */
+    char *requests;    /* all that is sent at once */
+    size_t answers;    /* to those requests */
+    size_t sent;       /* bytes of them */
     uint64_t asked;    /* when latency starts */
     uint64_t deadline; /* of what it is doing */
     size_t held;       /* bytes of answers, not yet whole */
@@ -179,7 +190,7 @@ struct client {
 struct load {
     size_t depth;   /* requests sent at once */
     size_t each;    /* bytes of one of them */
-    char *requests; /* all that is sent at once */
+    char *request;  /* the same each time, but with --echo */
     uint64_t pause; /* between two of them, or two pieces of one */
 };
 
@@ -187,7 +198,8 @@ struct hammer {
     /* as asked for */
     uint64_t set[SETTINGS];
     const char *path, *body;
-    bool json, verbose;
+    int echo, json; /* as getopt_long sets them */
+    bool verbose;
     struct sockaddr_storage server;
     socklen_t server_size;
     struct load load[KINDS];
@@ -197,6 +209,7 @@ struct hammer {
     struct client *clients;
     uint64_t *due;
     size_t total, undone, resting;
+    uint64_t messages; /* made so far */
 
     int epoll, signals;
     uint64_t started, end, marked_until, reported, looked;
@@ -255,10 +268,8 @@ static void count_answer(struct hammer *h, const struct client *client)
 
     stats->count[ANSWERED]++;
     stats->latency[step_of(latency)]++;
-    if (stats->longest < latency)
-        stats->longest = latency;
-    if (h->longest < latency)
-        h->longest = latency;
+    stats->longest = latency > stats->longest ? latency : stats->longest;
+    h->longest = latency > h->longest ? latency : h->longest;
 }
 
 static void add_stats(struct stats *sum, const struct stats *stats)
@@ -274,31 +285,23 @@ static void add_stats(struct stats *sum, const struct stats *stats)
 /* The latency in milliseconds that a share of all answers did not exceed. */
 static double percentile(const struct stats *stats, double share)
 {
-    double seen = 0, wanted = share * (double)stats->count[ANSWERED];
+    double seen = (double)stats->latency[0], wanted = share * (double)stats->count[ANSWERED];
     size_t step = 0;
 
-    for (; step < STEPS - 1; step++) {
-        seen += (double)stats->latency[step];
-        if (seen >= wanted)
-            break;
-    }
+    while (seen < wanted && step < STEPS - 1)
+        seen += (double)stats->latency[++step];
     uint64_t end = step_end(step);
     return (double)(end < stats->longest ? end : stats->longest) / 1e6;
 }
 
 /* ---- a client's life ---- */
 
-static uint64_t *due_of(struct hammer *h, const struct client *client)
-{
-    return &h->due[client - h->clients];
-}
-
 static void set_state(struct hammer *h, struct client *client, enum state state, uint64_t due)
 {
     if (client->kind == RESTING)
         h->resting = h->resting + (state == IDLE) - (client->state == IDLE);
     client->state = state;
-    *due_of(h, client) = due;
+    h->due[client - h->clients] = due;
 }
 
 /* Ends the connection, if any; the client goes on after WAIT, unless all comes to an end. */
@@ -323,18 +326,19 @@ static void lose(struct hammer *h, struct client *client, const char *why)
 
     if (client->state == OPENING)
         count(h, client, REFUSED, 1, why);
-    else if (client->state != PARTING && open == 0 && client->proven)
+    else if (client->state != CLOSING && open == 0 && client->proven)
         count(h, client, CLOSED, 1, why);
-    else if (client->state != PARTING)
+    else if (client->state != CLOSING)
         count(h, client, FAILED, open > 0 ? open : 1, why);
-    leave(h, client, client->state == PARTING ? load->pause : RETRY);
+    leave(h, client, client->state == CLOSING ? load->pause : RETRY);
 }
 
-/* Nothing more can be made of what this connection says. */
-static void give_up(struct hammer *h, struct client *client, uint64_t times, const char *why)
+/* Nothing more can be made of what this connection says. Returns -1. */
+static int give_up(struct hammer *h, struct client *client, uint64_t times, const char *why)
 {
     count(h, client, WRONG, times, why);
     leave(h, client, RETRY);
+    return -1;
 }
 
 static void send_requests(struct hammer *h, struct client *client)
@@ -347,7 +351,7 @@ static void send_requests(struct hammer *h, struct client *client)
         length = load->each / PIECES;
     if (slow)
         client->asked = now_ns();
-    ssize_t n = send(client->fd, load->requests + client->sent, length, MSG_NOSIGNAL);
+    ssize_t n = send(client->fd, client->requests + client->sent, length, MSG_NOSIGNAL);
     if (n < 0 && errno != EAGAIN) {
         lose(h, client, strerror(errno));
         return;
@@ -360,10 +364,28 @@ static void send_requests(struct hammer *h, struct client *client)
         set_state(h, client, SENDING, next < client->deadline ? next : client->deadline);
 }
 
+/* Messages that a message of another client, or an earlier one, cannot be taken for. */
+static void make_messages(struct hammer *h, struct client *client)
+{
+    const struct load *load = &h->load[client->kind];
+    char text[MESSAGE_MIN];
+
+    for (char *m = client->requests; m < client->requests + load->each * load->depth;
+         m += load->each) {
+        int length = snprintf(text, sizeof(text), "message %" PRIu64 " ", h->messages++);
+
+        memset(m, 'a' + (char)(h->messages % 26), load->each - 1);
+        memcpy(m, text, (size_t)length);
+        m[load->each - 1] = '\n';
+    }
+}
+
 static void ask(struct hammer *h, struct client *client)
 {
     uint64_t now = now_ns();
 
+    if (h->echo)
+        make_messages(h, client);
     client->deadline = now + h->set[DEADLINE];
     if (client->kind != CONNECTING)
         client->asked = now;
@@ -427,19 +449,19 @@ static void opened(struct hammer *h, struct client *client)
 /* All that was asked is answered: what the client does next. */
 static void answered_all(struct hammer *h, struct client *client)
 {
+    uint64_t next = client->kind == SLOW ? 0 : now_ns() + h->load[client->kind].pause;
+
+    if (client->kind == CONNECTING && h->echo)
+        shutdown(client->fd, SHUT_WR);
     if (client->kind == CONNECTING)
-        set_state(h, client, PARTING, client->deadline);
+        set_state(h, client, CLOSING, client->deadline);
     else if (h->ending)
         leave(h, client, 0);
-    else if (client->kind == RESTING)
-        set_state(h, client, IDLE, NEVER);
-    else if (client->kind == SLOW)
-        set_state(h, client, IDLE, 0);
     else
-        set_state(h, client, IDLE, now_ns() + h->load[client->kind].pause);
+        set_state(h, client, IDLE, client->kind == RESTING ? NEVER : next);
 }
 
-/* The last answer said that the connection closes, which nobody had asked for. */
+/* The last answer said that the connection closes, which no request had asked for. */
 static void announced(struct hammer *h, struct client *client)
 {
     size_t open = client->sent / h->load[client->kind].each - client->answers;
@@ -468,8 +490,7 @@ struct answer {
 static enum verdict examine(const struct hammer *h, char *text, size_t length,
                             struct answer *answer)
 {
-    static const char version[] = "HTTP/1.1 ", ok[] = "HTTP/1.1 200 ",
-                      size[] = "\r\nContent-Length:";
+    static const char version[] = "HTTP/1.1 ", size[] = "\r\nContent-Length:";
     char *end = memmem(text, length, "\r\n\r\n", 4), *rest = NULL;
 
     if (memcmp(text, version, length < strlen(version) ? length : strlen(version)) != 0)
@@ -488,31 +509,44 @@ static enum verdict examine(const struct hammer *h, char *text, size_t length,
     answer->length = (size_t)(end + 4 - text) + (size_t)body;
     if (answer->length > length)
         return PARTIAL;
-    bool right = memcmp(text, ok, strlen(ok)) == 0 && (size_t)body == strlen(h->body) &&
-                 memcmp(end + 4, h->body, (size_t)body) == 0;
+    bool right = strtoul(text + strlen(version), NULL, 10) == h->set[STATUS] &&
+                 (size_t)body == strlen(h->body) && memcmp(end + 4, h->body, (size_t)body) == 0;
     return right ? RIGHT : OTHER;
+}
+
+/* The same for an echo: it may come before all of its message is sent. */
+static enum verdict examine_echo(const struct hammer *h, const struct client *client,
+                                 const char *text, size_t length, struct answer *answer)
+{
+    const size_t each = h->load[client->kind].each, at = client->answers * each;
+
+    *answer = (struct answer){.length = each};
+    if (length > client->sent - at ||
+        memcmp(text, client->requests + at, length < each ? length : each) != 0)
+        return GARBLED;
+    return length < each ? PARTIAL : RIGHT;
 }
 
 /* Takes one answer, AT bytes into what the client holds. Returns its length, 0 if it is not whole
  * yet, or -1 if it was the last that this connection gave. */
 static ssize_t take_answer(struct hammer *h, struct client *client, size_t at)
 {
-    size_t open = client->sent / h->load[client->kind].each - client->answers;
+    size_t each = h->load[client->kind].each, begun = (client->sent + each - 1) / each;
+    size_t open = (h->echo ? begun : client->sent / each) - client->answers;
+    char *text = client->answer + at;
     struct answer answer;
 
-    if (open == 0) {
-        give_up(h, client, 1, "bytes that nobody asked for");
-        return -1;
-    }
-    switch (examine(h, client->answer + at, client->held - at, &answer)) {
+    if (open == 0)
+        return give_up(h, client, 1, "bytes that no request asked for");
+    switch (h->echo ? examine_echo(h, client, text, client->held - at, &answer)
+                    : examine(h, text, client->held - at, &answer)) {
     case PARTIAL:
         if (at > 0 || client->held < ANSWER_MAX)
             return 0;
-        give_up(h, client, open, "too long");
-        return -1;
+        return give_up(h, client, open, "too long");
     case GARBLED:
-        give_up(h, client, open, "no HTTP/1.1, or no telling where it ends");
-        return -1;
+        return give_up(h, client, open,
+                       h->echo ? "not what was sent" : "not HTTP/1.1 as it should be");
     case OTHER:
         count(h, client, WRONG, 1, "not the answer expected");
         break;
@@ -567,7 +601,7 @@ static void receive(struct hammer *h, struct client *client)
         if (!take_answers(h, client))
             return;
     }
-    if (client->state == IDLE && *due_of(h, client) <= now_ns())
+    if (client->state == IDLE && h->due[client - h->clients] <= now_ns())
         ask(h, client);
 }
 
@@ -602,16 +636,16 @@ static void act(struct hammer *h, struct client *client, uint64_t now)
             receive(h, client);
         break;
     case SENDING:
-        if (now < client->deadline)
+        if (now < client->deadline) {
             send_requests(h, client);
-        else
-            lose(h, client, "deadline");
-        break;
+            break;
+        }
+        /* fall through */
     case OPENING:
     case WAITING:
         lose(h, client, "deadline");
         break;
-    case PARTING:
+    case CLOSING:
         give_up(h, client, 1, "left open");
         break;
     case DONE:
@@ -619,7 +653,7 @@ static void act(struct hammer *h, struct client *client, uint64_t now)
     }
 }
 
-/* The clients at rest have settled: the others start, and time runs. */
+/* The resting clients are idle: the others start, and time runs. */
 static void begin(struct hammer *h, uint64_t now)
 {
     if (h->set[RESTING] > 0)
@@ -632,7 +666,7 @@ static void begin(struct hammer *h, uint64_t now)
             h->due[i] = now + i * STAGGER;
 }
 
-/* Nothing new is asked from here on, but for the clients at rest, which ask once more. */
+/* Nothing new is asked from here on, but for the resting clients, which ask once more. */
 static void finish(struct hammer *h, uint64_t now)
 {
     size_t rank = 0;
@@ -748,26 +782,24 @@ static void print_stats(const struct hammer *h, const char *name, const struct s
 
 static int report(const struct hammer *h)
 {
-    struct stats sum = sum_of(h, 0, KINDS - 1, 0, PHASES - 1);
-    bool good = sum.count[ANSWERED] > 0 && others(&sum) == 0;
+    const struct stats all = sum_of(h, 0, KINDS - 1, 0, PHASES - 1);
+    struct stats sum;
 
     if (h->json)
         printf("{\"seconds\":%.3f", (double)(now_ns() - h->started) / 1e9);
     for (enum kind kind = 0; kind < KINDS; kind++) {
-        if (h->set[kind] == 0)
-            continue;
         sum = sum_of(h, kind, kind, 0, PHASES - 1);
-        print_stats(h, settings[kind].name, &sum);
+        if (h->set[kind] > 0)
+            print_stats(h, settings[kind].name, &sum);
     }
     for (enum phase phase = 0; h->marked && phase < PHASES; phase++) {
         sum = sum_of(h, 0, KINDS - 1, phase, phase);
         print_stats(h, phase_names[phase], &sum);
     }
-    sum = sum_of(h, 0, KINDS - 1, 0, PHASES - 1);
-    print_stats(h, "total", &sum);
+    print_stats(h, "total", &all);
     if (h->json)
         puts("}");
-    return good ? 0 : 1;
+    return all.count[ANSWERED] > 0 && others(&all) == 0 ? 0 : 1;
 }
 
 /* ---- start-up ---- */
@@ -790,8 +822,11 @@ static void set(struct hammer *h, size_t setting, const char *text)
     char *end;
     double value = strtod(text, &end);
 
-    if (end == text || *end != '\0' || !(value >= (setting == DEPTH) && value <= 1e6))
-        errx(2, "not a number for --%s: %s", settings[setting].name, text);
+    double least = setting == DEPTH ? 1 : setting == SIZE ? MESSAGE_MIN : 0;
+    double most = setting == SIZE ? ANSWER_MAX : 1e6;
+
+    if (end == text || *end != '\0' || !(value >= least && value <= most))
+        errx(2, "not a number of %g to %g for --%s: %s", least, most, settings[setting].name, text);
     h->set[setting] = (uint64_t)(value * (double)settings[setting].unit);
 }
 
@@ -806,11 +841,10 @@ static void take_option(struct hammer *h, int option)
     case 'B':
         h->body = optarg;
         break;
-    case 'J':
-        h->json = true;
-        break;
     case 'v':
         h->verbose = true;
+        break;
+    case 0: /* a flag, set already */
         break;
     case 'h':
         print_usage();
@@ -828,10 +862,10 @@ static void take_option(struct hammer *h, int option)
 /* Returns what is left of the arguments: the server. */
 static const char *take_options(struct hammer *h, int argc, char *argv[])
 {
-    struct option options[SETTINGS + 6] = {
+    struct option options[SETTINGS + 7] = {
         {"path", required_argument, NULL, 'P'}, {"body", required_argument, NULL, 'B'},
-        {"json", no_argument, NULL, 'J'},       {"verbose", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},
+        {"echo", no_argument, &h->echo, 1},     {"json", no_argument, &h->json, 1},
+        {"verbose", no_argument, NULL, 'v'},    {"help", no_argument, NULL, 'h'},
     };
     uint64_t clients = 0;
     int option;
@@ -839,7 +873,7 @@ static const char *take_options(struct hammer *h, int argc, char *argv[])
     h->path = "/";
     h->body = "Hello, World!";
     for (size_t i = 0; i < SETTINGS; i++)
-        options[i + 5] =
+        options[i + 6] =
             (struct option){settings[i].name, required_argument, NULL, SETTING + (int)i};
     for (size_t i = KINDS; i < SETTINGS; i++)
         h->set[i] = (uint64_t)(settings[i].usual * (double)settings[i].unit);
@@ -878,28 +912,36 @@ static void find_server(struct hammer *h, const char *text)
     freeaddrinfo(found);
 }
 
-/* Prepares what the clients of each class do, up to the bytes that they send at once. */
+/* Prepares what the clients of each class do. */
 static void prepare_loads(struct hammer *h, const char *host)
 {
     for (enum kind kind = 0; kind < KINDS; kind++) {
         struct load *load = &h->load[kind];
-        char *request;
-        int length = asprintf(&request, "GET %s HTTP/1.1\r\nHost: %s\r\n%s\r\n", h->path, host,
-                              kind == CONNECTING ? "Connection: close\r\n" : "");
+        int length = asprintf(&load->request, "GET %s HTTP/1.1\r\nHost: %s\r\n%s\r\n", h->path,
+                              host, kind == CONNECTING ? "Connection: close\r\n" : "");
 
+        if (length < 0)
+            errx(2, "out of memory");
         load->pause = h->set[kind == THINKING ? THINK : kind == SLOW ? DRIP : PAUSE];
         load->depth = kind == PIPELINING ? h->set[DEPTH] : 1;
-        load->each = (size_t)length;
-        load->requests = length < 0 ? NULL : calloc(load->depth, load->each);
-        if (load->requests == NULL)
-            errx(2, "out of memory");
-        for (size_t i = 0; i < load->depth; i++)
-            memcpy(load->requests + i * load->each, request, load->each);
-        free(request);
+        load->each = h->echo ? h->set[SIZE] : (size_t)length;
     }
 }
 
-/* Makes the clients; those that rest start at once, the others when these have settled. */
+static void make_client(struct hammer *h, struct client *client, enum kind kind)
+{
+    const struct load *load = &h->load[kind];
+
+    client->kind = kind;
+    client->fd = -1;
+    client->requests = malloc(load->depth * load->each);
+    if (client->requests == NULL)
+        errx(2, "out of memory");
+    for (size_t i = 0; i < load->depth && !h->echo; i++)
+        memcpy(client->requests + i * load->each, load->request, load->each);
+}
+
+/* Makes the clients; the resting ones start at once, the others when these are idle. */
 static void make_clients(struct hammer *h)
 {
     struct rlimit limit;
@@ -918,8 +960,7 @@ static void make_clients(struct hammer *h)
         errx(2, "out of memory");
     for (enum kind kind = 0; kind < KINDS; kind++) {
         for (size_t i = 0; i < h->set[kind]; i++, made++) {
-            h->clients[made].kind = kind;
-            h->clients[made].fd = -1;
+            make_client(h, &h->clients[made], kind);
             h->due[made] = kind == RESTING ? now_ns() + i * STAGGER : NEVER;
         }
     }

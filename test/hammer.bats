@@ -1,0 +1,93 @@
+#!/usr/bin/env bats
+# The load tool tells apart what servers do to its clients.
+# shellcheck disable=SC2030,SC2031,SC2034,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
+
+load helper
+
+setup() {
+    log=$BATS_TEST_TMPDIR/log
+}
+
+# start_socat ADDRESS [OPTIONS...]: each connection is one to ADDRESS, as of socat(1).
+start_socat() {
+    start_command socat "${@:2}" TCP-LISTEN:0,bind=127.0.0.1,fork,backlog=100 "$1"
+    wait_for finds_port
+}
+
+# hammer OPTIONS...: loads the server, with few clients of each class. Sets status and output, the
+# line with the sums.
+hammer() {
+    run "$BUILD_DIR/hammer" -k 2 -t 2 -p 2 -c 2 -s 2 -r 2 -d 0.5 "$@" "127.0.0.1:$port"
+    echo "$output"
+    output=${output##*total}
+}
+
+@test "an echo server that sends back what it gets satisfies every client" {
+    start_socat PIPE
+    hammer --echo
+    ((status == 0))
+    [[ $output == *' answered='[1-9]*' failed=0 refused=0 closed=0 announced=0 wrong=0 '* ]]
+    hammer --echo --size 4096 --depth 20
+    ((status == 0))
+}
+
+@test "an echo that differs in one byte is wrong" {
+    start_socat 'EXEC:sed -u s/5/6/'
+    hammer --echo
+    ((status == 1))
+    [[ $output == *' answered='[1-9]*' wrong='[1-9]* ]]
+}
+
+@test "a message that does not come back whole has failed" {
+    start_socat 'SYSTEM:head -c 64; head -c 32'
+    hammer --echo
+    ((status == 1))
+    [[ $output == *' answered='[1-9]*' failed='[1-9]*' wrong=0 '* ]]
+    start_socat 'EXEC:tail -f /dev/null'
+    hammer --echo --deadline 0.5
+    ((status == 1))
+    [[ $output == *' answered=0 failed='[1-9]*' wrong=0 '* ]]
+}
+
+@test "an idle connection that an echo server closes is counted, and so is a server that is gone" {
+    start_socat PIPE -T 0.2
+    hammer --echo -k 0 -p 0 -c 0 -s 0 --think 1000 -d 2
+    ((status == 1))
+    [[ $output == *' answered='[1-9]*' failed=0 refused=0 closed='[1-9]* ]]
+    end_all
+    hammer --echo
+    ((status == 1))
+    [[ $output == *' answered=0 failed=0 refused='[1-9]* ]]
+}
+
+@test "a connection that an echo server leaves open behind its client's end is wrong" {
+    start_socat 'SYSTEM:cat; sleep 3' -t 5
+    hammer --echo -k 0 -t 0 -p 0 -s 0 -r 0 --deadline 1
+    ((status == 1))
+    [[ $output == *' answered='[1-9]*' failed=0 '*' wrong='[1-9]* ]]
+}
+
+@test "path, status and body of the right answer are options" {
+    install_server "$BATS_TEST_TMPDIR"
+    start_server
+    hammer
+    ((status == 0))
+    hammer --path /other --status 404 --body 'Not found'
+    ((status == 0))
+    for wrong in '--path=/other' '--status=404' '--body=Hello'; do
+        hammer "$wrong"
+        ((status == 1))
+        [[ $output == *' answered=0 failed=0 '*' wrong='[1-9]* ]]
+    done
+}
+
+@test "its help says what it does, and a number out of range ends it" {
+    run "$BUILD_DIR/hammer" --help
+    ((status == 0))
+    [[ $output == *'--echo'*'Exit status: '* ]]
+    for wrong in --depth=0 --size=31 --size=4097 --keepalive=x --keepalive=; do
+        run "$BUILD_DIR/hammer" "$wrong" 127.0.0.1:1
+        ((status == 2))
+        [[ $output == *'not a number of '* ]]
+    done
+}
