@@ -126,6 +126,10 @@ build/fuzz: test/fuzz.c http.c http.h
 	clang -std=gnu11 -D_GNU_SOURCE -I. -O1 -g -fsanitize=fuzzer,address,undefined \
 	    -fno-sanitize-recover=undefined -o $@ test/fuzz.c http.c
 
+# CHAOS_SECONDS, CHAOS_SEED, CHAOS_MODE: see there.
+chaos: all build/hammer
+	test/chaos.sh
+
 # ---- what a person watches ----
 
 demo: all build/hammer
@@ -148,4 +152,4 @@ uninstall:
 clean:
 	rm -rf $(PROGRAMS) $(OBJECTS) .flags .version build
 
-.PHONY: all tools deps check-deps test check lint fuzz demo bench bench-restart install uninstall clean FORCE
+.PHONY: all tools deps check-deps test check lint fuzz chaos demo bench bench-restart install uninstall clean FORCE

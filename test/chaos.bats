@@ -1,0 +1,23 @@
+#!/usr/bin/env bats
+# Random things at random times: chaos.sh says which, and how to try the same ones again.
+# shellcheck disable=SC2030,SC2031,SC2034,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
+
+load helper
+
+setup() {
+    log=$BATS_TEST_TMPDIR/log
+}
+
+# chaos MODE OPTIONS: ten seconds of it.
+chaos() {
+    SERVER_DIR=$SERVER_DIR CHAOS_MODE=$1 CHAOS_OPTIONS=$2 CHAOS_SECONDS=10 \
+        CHAOS_KEEP=$BATS_TEST_TMPDIR/chaos "$BATS_TEST_DIRNAME/chaos.sh" 3>&-
+}
+
+@test "restarts, stops and bad successors at random times: no request and no connection is lost" {
+    chaos 1 ''
+}
+
+@test "processes killed at random times, for which another stands in: no connection is refused" {
+    chaos 2 ''
+}

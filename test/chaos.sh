@@ -1,0 +1,473 @@
+#!/usr/bin/env bash
+# What nobody thought of: a server under mixed load, to whose generations random things happen at
+# random times. `make chaos`, or with what follows in the environment:
+#
+#   CHAOS_SECONDS   for how long (60)
+#   CHAOS_SEED      of the random numbers; printed, to try the same things again. What they meet is
+#                   a matter of timing, so that a failure may take several runs to come back
+#   CHAOS_MODE      1 or 2 (1)
+#   CHAOS_OPTIONS   further options of the server
+#   CHAOS_KEEP      a folder that is left behind, with the logs, instead of a temporary one
+#   SERVER_DIR      folder of the programs (the project's root)
+#
+# In both modes: SIGUSR1, single and in bursts, to any process; SIGSTOP of any process, SIGCONT up to
+# 1.5 s later, which is more than the ready timeout; successors that are missing, of a wrong format,
+# that exit, crash, hang, are slow, or have few descriptors, but enough for the load. Also those that
+# crash after their report, with the old process stopped, so that it finds both at once: else it
+# may have handed connections over already, and those a crash may take along.
+#
+# Mode 1 has only faults that may lose nothing. Its law: every request is answered, no connection is
+# closed. All timeouts but the ready timeout are longer than what a process can be stopped.
+#
+# Mode 2 also kills processes (SIGKILL) for which another stands in: a successor, while the process
+# that started it still has the listener; an old process, while a successor is there that listens.
+# A successor that has started its own is spared while its old process has the listener: both of
+# these would stand in for it. Its law: no connection is refused.
+#
+# In both, once it is quiet: one process is left, holds the listener, is named by the pid file, holds
+# no more descriptors than at the start, and is replaced on SIGUSR1. A build that checks itself has
+# found nothing.
+# shellcheck disable=SC2016 # scripts in quotes are run by the successor
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+seconds=${CHAOS_SECONDS:-60}
+seed=${CHAOS_SEED:-$((SRANDOM % 1000000))}
+mode=${CHAOS_MODE:-1}
+read -r -a options <<<"${CHAOS_OPTIONS:-}"
+name=rust_graceful_restart
+folder=${CHAOS_KEEP:-$(mktemp -d)}
+mkdir -p "$folder"
+log=$folder/log
+RANDOM=$seed
+hammer=0
+failures=0
+
+# ---- helpers that fork nothing, as time matters ----
+
+mkfifo "$folder/silence"
+exec {silence}<>"$folder/silence"
+
+# pause MS
+pause() {
+    read -r -t "$(($1 / 1000)).$(printf '%03d' $(($1 % 1000)))" -u "$silence" _ || true
+}
+
+# Sets now: milliseconds.
+tick() {
+    now=$((${EPOCHREALTIME/./} / 1000))
+}
+
+# random N: sets r to one of 0 to N - 1.
+random() {
+    r=$((RANDOM % $1))
+}
+
+# Sets processes: all whose working folder is the server's, zombies not among them.
+find_processes() {
+    local path
+    processes=()
+    for path in /proc/[0-9]*; do
+        [[ ! $path/cwd -ef $folder ]] || processes+=("${path#/proc/}")
+    done
+}
+
+# state_of PID: sets state, as in proc(5), and parent; both empty once it is gone.
+state_of() {
+    local stat=''
+    state='' parent=''
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || true
+    [[ -z $stat ]] || read -r state parent _ <<<"${stat##*) }"
+}
+
+act() {
+    tick
+    printf '%d.%03d %s\n' $(((now - started) / 1000)) $(((now - started) % 1000)) "$*" >>"$folder/acts"
+}
+
+# send SIGNAL PID: it may have ended.
+send() {
+    kill -"$1" "$2" 2>/dev/null || true
+}
+
+fail() {
+    echo "chaos: $*"
+    failures=$((failures + 1))
+}
+
+# wait_for SECONDS COMMAND...
+wait_for() {
+    local end=$((SECONDS + $1))
+    until "${@:2}"; do
+        ((SECONDS < end)) || return 1
+        pause 20
+    done
+}
+
+# ---- successors ----
+
+# install_program NAME FILE: FILE becomes the program under this name, at once.
+install_program() {
+    cp -p "$2" "$folder/new"
+    mv -f "$folder/new" "$folder/$1"
+}
+
+install_real() {
+    install_program $name "$folder/real/$name"
+    install_program ${name}1 "$folder/real/${name}1"
+}
+
+# script NAME LINES: a program that runs LINES, in which "become" turns it into the real one.
+script() {
+    printf '%s\n' '#!/bin/bash' 'become() { exec -a "$0" "./real/${0##*/}" "$@"; }' "$2" \
+        >"$folder/kinds/$1"
+    chmod +x "$folder/kinds/$1"
+}
+
+make_programs() {
+    mkdir -p "$folder/real" "$folder/kinds"
+    cp "${SERVER_DIR:-$root}/$name" "${SERVER_DIR:-$root}/${name}1" "$folder/real"
+    script exits 'exit 3'
+    script ends 'exit 0'
+    script crashes 'kill -SEGV $$'
+    # Where its old process is killed, it ends by itself: it would have the listener for ever.
+    script hangs 'while [[ -d /proc/$PPID ]]; do sleep 0.1; done'
+    script slow 'sleep 0.$((RANDOM % 10)); become "$@"'
+    script few 'ulimit -n $((260 + RANDOM % 100)); become "$@"'
+    # The old one goes on once this has ended: see crash_after_report.
+    script crashes_late 'echo $PPID >"late.$$"
+        until read -r stat <"/proc/$PPID/stat" && [[ ${stat##*) } == T* ]]; do kill -STOP $PPID; done
+        printf R1 >&"${RESTART_CHANNEL#*:}"; kill -KILL $$'
+    echo 'no program' >"$folder/kinds/wrong"
+    chmod +x "$folder/kinds/wrong"
+    cp "$folder/kinds/wrong" "$folder/kinds/forbidden"
+    chmod -x "$folder/kinds/forbidden"
+    install_real
+}
+
+kinds=(exits ends crashes hangs slow slow few few wrong forbidden missing)
+
+# Another successor under either name, in half of the cases a good one.
+change_successor() {
+    local each
+    for each in $name ${name}1; do
+        random $((2 * ${#kinds[@]}))
+        local kind=${kinds[r]:-good}
+        act "$each: $kind"
+        case $kind in
+        missing) rm -f "${folder:?}/$each" ;;
+        good) install_program "$each" "$folder/real/$each" ;;
+        *) install_program "$each" "$folder/kinds/$kind" ;;
+        esac
+    done
+}
+
+# The old processes whose successor has crashed after its report go on.
+release_late() {
+    local file
+    for file in "$folder"/late.*; do
+        state_of "${file##*.}"
+        [[ -e $file && ($state == Z || -z $state) ]] || continue
+        act "SIGCONT $(<"$file") (its successor has crashed after its report)"
+        send CONT "$(<"$file")"
+        rm "$file"
+    done
+}
+
+none_late() {
+    release_late
+    [[ -z $(compgen -G "$folder/late.*") ]]
+}
+
+# Nothing is continued meanwhile: the old process would read the report, and hand over.
+crash_after_report() {
+    local process
+    continue_all
+    act "crash after report"
+    install_program $name "$folder/kinds/crashes_late"
+    install_program ${name}1 "$folder/kinds/crashes_late"
+    find_processes
+    for process in "${processes[@]}"; do
+        send USR1 "$process"
+    done
+    pause 100
+    wait_for 10 none_late || fail "a successor that was to crash did not"
+    change_successor
+}
+
+# ---- processes ----
+
+declare -A stopped=() # until when
+
+pick() {
+    find_processes
+    random ${#processes[@]}
+    picked=${processes[r]}
+}
+
+restart_any() {
+    pick
+    act "SIGUSR1 $picked"
+    send USR1 "$picked"
+}
+
+restart_many() {
+    local count
+    random 10
+    for ((count = r; count >= 0; count--)); do
+        restart_any
+        random 4
+        pause $((r * r))
+    done
+}
+
+stop_any() {
+    pick
+    [[ -z ${stopped[$picked]:-} ]] || return 0
+    random 8
+    local longest=$((r == 0 ? 1500 : 200))
+    random $longest
+    act "SIGSTOP $picked for $r ms"
+    stopped[$picked]=$((now + r))
+    send STOP "$picked"
+}
+
+continue_due() {
+    local process
+    tick
+    for process in "${!stopped[@]}"; do
+        ((stopped[$process] <= now)) || continue
+        act "SIGCONT $process"
+        send CONT "$process"
+        unset "stopped[$process]"
+    done
+}
+
+continue_all() {
+    local process
+    for process in "${!stopped[@]}"; do
+        stopped[$process]=0
+    done
+    continue_due
+}
+
+holds_listener() {
+    [[ -n $(find "/proc/$1/fd" -lname "socket:\[$inode]" 2>/dev/null) ]]
+}
+
+is_stopped() {
+    state_of "$1"
+    [[ $state == [TZX] || -z $state ]]
+}
+
+# descends PID FROM: whether FROM started PID, or started what did.
+descends() {
+    state_of "$1"
+    while [[ -n $parent && $parent != 0 && $parent != "$2" ]]; do
+        state_of "$parent"
+    done
+    [[ $parent == "$2" ]]
+}
+
+# stands_in PROCESS VICTIM: whether PROCESS, which is stopped, serves when VICTIM dies.
+stands_in() {
+    state_of "$2"
+    local starter=$parent
+    state_of "$1"
+    [[ $state == T && $1 != "$2" ]] && holds_listener "$1" &&
+        grep -q "\[$1]: listening on" "$log" && { [[ $1 == "$starter" ]] || descends "$1" "$2"; }
+}
+
+has_child() {
+    local process
+    for process in "${processes[@]}"; do
+        state_of "$process"
+        [[ $parent != "$1" ]] || return 0
+    done
+    return 1
+}
+
+# may_die VICTIM: whether another of the processes, all stopped, stands in for it, and not two.
+may_die() {
+    local process starter
+    state_of "$1"
+    starter=$parent
+    ! { holds_listener "$starter" && has_child "$1"; } || return 1
+    for process in "${processes[@]}"; do
+        ! stands_in "$process" "$1" || return 0
+    done
+    return 1
+}
+
+# Kills a process for which another stands in, if there is one, at any time of a restart: all are
+# stopped meanwhile, as it may be another one any time.
+kill_any() {
+    local process tries victims=()
+    random 3
+    ((r == 0)) || install_real
+    restart_any
+    random 12
+    pause $((r * r / 2))
+    find_processes
+    for process in "${processes[@]}"; do
+        send STOP "$process"
+    done
+    for process in "${processes[@]}"; do
+        for ((tries = 0; tries < 100; tries++)); do
+            ! is_stopped "$process" || break
+            pause 1
+        done
+    done
+    for process in "${processes[@]}"; do
+        ! may_die "$process" || victims+=("$process")
+    done
+    if ((${#victims[@]} > 0)); then
+        random ${#victims[@]}
+        act "SIGKILL ${victims[r]}"
+        send KILL "${victims[r]}"
+    fi
+    for process in "${processes[@]}"; do
+        [[ -n ${stopped[$process]:-} ]] || grep -qsx "$process" "$folder"/late.* ||
+            send CONT "$process"
+    done
+}
+
+# ---- laws ----
+
+start_server() {
+    (
+        cd "$folder"
+        for fd in "/proc/$BASHPID/fd"/*; do
+            fd=${fd##*/}
+            ((fd < 3)) || eval "exec $fd>&-"
+        done
+        exec "./$name" -l 127.0.0.1:0 -p pid_file --ready-timeout 1 --drain-timeout 120 \
+            --idle-timeout 600 --request-timeout 120 "${options[@]}" \
+            </dev/null >/dev/null 2>"$log"
+    ) &
+    wait_for 10 grep -qs 'listening on' "$log"
+    port=$(sed -nE 's/.*listening on 127\.0\.0\.1:([0-9]+).*/\1/p' "$log")
+    find_processes
+    inode=$(find "/proc/${processes[0]}/fd" -lname 'socket:*' -printf '%l ' | tr -dc '0-9 ')
+    inode=$(awk -v inodes="$inode" '$4 == "0A" && index(" " inodes, " " $10 " ") { print $10 }' \
+        /proc/net/tcp)
+    descriptors=$(descriptors_of "${processes[0]}")
+}
+
+descriptors_of() {
+    find "/proc/$1/fd" -mindepth 1 2>/dev/null | wc -l
+}
+
+start_hammer() {
+    "$root/build/hammer" --verbose --duration 1000000 --deadline 60 --pause 5 --think 20 \
+        "127.0.0.1:$port" >"$folder/hammer" 2>"$folder/clients" &
+    hammer=$!
+    wait_for 30 grep -q '^resting' "$folder/clients"
+}
+
+end_hammer() {
+    kill -INT "$hammer"
+    wait "$hammer" || true
+    hammer=0
+    local allowed=
+    case $mode in
+    1) allowed='failed=0 refused=0 closed=0 announced=0 wrong=0 ' ;;
+    2) allowed='refused=0 ' ;;
+    esac
+    grep '^total' "$folder/hammer" || fail 'the load did not end'
+    grep -Eq "^total .*answered=[1-9].* $allowed" "$folder/hammer" || fail 'clients have noticed'
+}
+
+one_left() {
+    release_late
+    find_processes
+    ((${#processes[@]} == 1))
+}
+
+names_one_left() {
+    one_left && [[ -e $folder/pid_file && $(<"$folder/pid_file") == "${processes[0]}" ]]
+}
+
+replaced() {
+    names_one_left && [[ ${processes[0]} != "$1" ]]
+}
+
+has_descriptors() {
+    (($(descriptors_of "$1") == descriptors))
+}
+
+serves() {
+    local fd line=
+    exec {fd}<>"/dev/tcp/127.0.0.1/$port" || return
+    printf 'GET / HTTP/1.0\r\n\r\n' >&"$fd"
+    read -r -t 10 -u "$fd" line || true
+    exec {fd}>&-
+    [[ $line == 'HTTP/1.1 200 '* ]]
+}
+
+be_quiet() {
+    local process
+    act quiet
+    install_real
+    continue_all
+    wait_for 10 none_late || fail "a successor that was to crash did not"
+    end_hammer
+    wait_for 30 one_left || fail "there are left: ${processes[*]}"
+    for ((i = 0; i < 3; i++)); do
+        process=${processes[0]:-0}
+        serves || fail 'no answer'
+        holds_listener "$process" || fail "$process does not hold the listener"
+        wait_for 5 names_one_left || fail "the pid file does not name $process"
+        wait_for 5 has_descriptors "$process" ||
+            fail "$process holds $(descriptors_of "$process") descriptors instead of $descriptors"
+        send USR1 "$process"
+        wait_for 30 replaced "$process" || fail "$process is not replaced"
+    done
+}
+
+clean_up() {
+    local process
+    trap '' INT TERM HUP
+    ((hammer == 0)) || send KILL "$hammer"
+    find_processes
+    for process in "${processes[@]}"; do
+        send KILL "$process"
+    done
+    wait
+    [[ -n ${CHAOS_KEEP:-} ]] || rm -rf "$folder"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+[[ $mode == [12] ]] || { echo "chaos: no such mode: $mode" && exit 2; }
+echo "chaos: mode $mode for $seconds s, seed $seed"
+acts=(restart_any restart_any restart_any restart_many stop_any stop_any stop_any change_successor
+    change_successor crash_after_report)
+((mode == 1)) || acts+=(kill_any kill_any kill_any)
+tick
+started=$now
+make_programs
+start_server
+start_hammer
+tick
+started=$now
+end=$((SECONDS + seconds))
+while ((SECONDS < end)); do
+    random ${#acts[@]}
+    "${acts[r]}"
+    random 100
+    pause "$r"
+    continue_due
+    release_late
+done
+be_quiet
+! grep -Eq 'ERROR: AddressSanitizer: |runtime error: ' "$log" || fail 'the build has found a defect'
+if ((failures > 0)); then
+    grep -v '^resting' "$folder/clients" | head -n 20
+    echo "chaos: $failures failures; the last acts, and the log:"
+    tail -n 30 "$folder/acts"
+    tail -n 60 "$log"
+    exit 1
+fi
+echo "chaos: $(grep -c 'listening on' "$log") processes, $(grep -c 'restart failed' "$log") failed" \
+    "restarts, $(wc -l <"$folder/acts") acts"
