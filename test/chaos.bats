@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # Random things at random times: chaos.sh says which, and how to try the same ones again.
-# shellcheck disable=SC2030,SC2031,SC2034,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
+# shellcheck disable=SC2034,SC2154 # helper.bash sets and uses them
 
 load helper
 

@@ -7,14 +7,15 @@
 #                   a matter of timing, so that a failure may take several runs to come back
 #   CHAOS_MODE      1 or 2 (1)
 #   CHAOS_OPTIONS   further options of the server
+#   CHAOS_SERVER    echo: build/echo is the server, which has no log and no pid file; mode 1 only
 #   CHAOS_KEEP      a folder that is left behind, with the logs, instead of a temporary one
 #   SERVER_DIR      folder of the programs (the project's root)
 #
-# In both modes: SIGUSR1, single and in bursts, to any process; SIGSTOP of any process, SIGCONT up to
-# 1.5 s later, which is more than the ready timeout; successors that are missing, of a wrong format,
-# that exit, crash, hang, are slow, or have few descriptors, but enough for the load. Also those that
-# crash after their report, with the old process stopped, so that it finds both at once: else it
-# may have handed connections over already, and those a crash may take along.
+# In both modes: SIGUSR1, single and in bursts, to any process; SIGSTOP of any process, SIGCONT up
+# to 1.5 s later, which is more than the ready timeout; successors that are missing, of a wrong
+# format, that exit, crash, hang, are slow, or have few descriptors, but enough for the load. Also
+# those that crash after their report, with the old process stopped, so that it finds both at once:
+# else it may have handed connections over already, and those a crash may take along.
 #
 # Mode 1 has only faults that may lose nothing. Its law: every request is answered, no connection is
 # closed. All timeouts but the ready timeout are longer than what a process can be stopped.
@@ -24,7 +25,7 @@
 # A successor that has started its own is spared while its old process has the listener: both of
 # these would stand in for it. Its law: no connection is refused.
 #
-# In both, once it is quiet: one process is left, holds the listener, is named by the pid file, holds
+# In both, once it is quiet: one process is left, holds the listener, is named by the pid file, has
 # no more descriptors than at the start, and is replaced on SIGUSR1. A build that checks itself has
 # found nothing.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
@@ -34,10 +35,25 @@ seconds=${CHAOS_SECONDS:-60}
 seed=${CHAOS_SEED:-$((SRANDOM % 1000000))}
 mode=${CHAOS_MODE:-1}
 read -r -a options <<<"${CHAOS_OPTIONS:-}"
-name=rust_graceful_restart
+server=${CHAOS_SERVER:-http}
 folder=${CHAOS_KEEP:-$(mktemp -d)}
 mkdir -p "$folder"
 log=$folder/log
+case $server in
+http)
+    programs=${SERVER_DIR:-$root}
+    name=rust_graceful_restart
+    command=("./$name" -l 127.0.0.1:0 -p pid_file --ready-timeout 1 --drain-timeout 120
+        --idle-timeout 600 --request-timeout 120 "${options[@]}")
+    load=()
+    ;;
+echo)
+    programs=${BUILD_DIR:-$root/build}
+    name='echo'
+    command=(./echo 0)
+    load=(--echo)
+    ;;
+esac
 RANDOM=$seed
 hammer=0
 failures=0
@@ -81,7 +97,8 @@ state_of() {
 
 act() {
     tick
-    printf '%d.%03d %s\n' $(((now - started) / 1000)) $(((now - started) % 1000)) "$*" >>"$folder/acts"
+    printf '%d.%03d %s\n' $(((now - started) / 1000)) $(((now - started) % 1000)) "$*" \
+        >>"$folder/acts"
 }
 
 # send SIGNAL PID: it may have ended.
@@ -112,8 +129,8 @@ install_program() {
 }
 
 install_real() {
-    install_program $name "$folder/real/$name"
-    install_program ${name}1 "$folder/real/${name}1"
+    install_program "$name" "$folder/real/$name"
+    install_program "${name}1" "$folder/real/${name}1"
 }
 
 # script NAME LINES: a program that runs LINES, in which "become" turns it into the real one.
@@ -125,7 +142,9 @@ script() {
 
 make_programs() {
     mkdir -p "$folder/real" "$folder/kinds"
-    cp "${SERVER_DIR:-$root}/$name" "${SERVER_DIR:-$root}/${name}1" "$folder/real"
+    cp "$programs/$name" "$folder/real/$name"
+    cp "$programs/${name}1" "$folder/real" 2>/dev/null ||
+        cp "$programs/$name" "$folder/real/${name}1"
     script exits 'exit 3'
     script ends 'exit 0'
     script crashes 'kill -SEGV $$'
@@ -135,7 +154,7 @@ make_programs() {
     script few 'ulimit -n $((260 + RANDOM % 100)); become "$@"'
     # The old one goes on once this has ended: see crash_after_report.
     script crashes_late 'echo $PPID >"late.$$"
-        until read -r stat <"/proc/$PPID/stat" && [[ ${stat##*) } == T* ]]; do kill -STOP $PPID; done
+        until [[ ${stat##*) } == T* ]]; do kill -STOP $PPID; read -r stat <"/proc/$PPID/stat"; done
         printf R1 >&"${RESTART_CHANNEL#*:}"; kill -KILL $$'
     echo 'no program' >"$folder/kinds/wrong"
     chmod +x "$folder/kinds/wrong"
@@ -146,11 +165,11 @@ make_programs() {
 
 kinds=(exits ends crashes hangs slow slow few few wrong forbidden missing)
 
-# Another successor under either name, in half of the cases a good one.
+# Another successor under either name, in three of four cases a good one.
 change_successor() {
     local each
     for each in $name ${name}1; do
-        random $((2 * ${#kinds[@]}))
+        random $((4 * ${#kinds[@]}))
         local kind=${kinds[r]:-good}
         act "$each: $kind"
         case $kind in
@@ -183,8 +202,8 @@ crash_after_report() {
     local process
     continue_all
     act "crash after report"
-    install_program $name "$folder/kinds/crashes_late"
-    install_program ${name}1 "$folder/kinds/crashes_late"
+    install_program "$name" "$folder/kinds/crashes_late"
+    install_program "${name}1" "$folder/kinds/crashes_late"
     find_processes
     for process in "${processes[@]}"; do
         send USR1 "$process"
@@ -333,6 +352,16 @@ kill_any() {
 
 # ---- laws ----
 
+# Whether the one process listens. Sets inode, the listener's, and port.
+finds_listener() {
+    local inodes
+    find_processes
+    inodes=" $(find "/proc/${processes[0]:-0}/fd" -lname 'socket:*' -printf '%l ' 2>/dev/null |
+        tr -dc '0-9 ')"
+    read -r inode port < <(awk -v inodes="$inodes" '$4 == "0A" && index(inodes, " " $10 " ") {
+        split($2, address, ":"); print $10, address[2] }' /proc/net/tcp) && port=$((16#$port))
+}
+
 start_server() {
     (
         cd "$folder"
@@ -340,16 +369,10 @@ start_server() {
             fd=${fd##*/}
             ((fd < 3)) || eval "exec $fd>&-"
         done
-        exec "./$name" -l 127.0.0.1:0 -p pid_file --ready-timeout 1 --drain-timeout 120 \
-            --idle-timeout 600 --request-timeout 120 "${options[@]}" \
-            </dev/null >/dev/null 2>"$log"
+        exec "${command[@]}" </dev/null >/dev/null 2>"$log"
     ) &
-    wait_for 10 grep -qs 'listening on' "$log"
-    port=$(sed -nE 's/.*listening on 127\.0\.0\.1:([0-9]+).*/\1/p' "$log")
-    find_processes
-    inode=$(find "/proc/${processes[0]}/fd" -lname 'socket:*' -printf '%l ' | tr -dc '0-9 ')
-    inode=$(awk -v inodes="$inode" '$4 == "0A" && index(" " inodes, " " $10 " ") { print $10 }' \
-        /proc/net/tcp)
+    wait_for 10 finds_listener
+    pause 100
     descriptors=$(descriptors_of "${processes[0]}")
 }
 
@@ -359,9 +382,9 @@ descriptors_of() {
 
 start_hammer() {
     "$root/build/hammer" --verbose --duration 1000000 --deadline 60 --pause 5 --think 20 \
-        "127.0.0.1:$port" >"$folder/hammer" 2>"$folder/clients" &
+        "${load[@]}" "127.0.0.1:$port" >"$folder/hammer" 2>"$folder/clients" &
     hammer=$!
-    wait_for 30 grep -q '^resting' "$folder/clients"
+    wait_for 30 grep -qs '^resting' "$folder/clients"
 }
 
 end_hammer() {
@@ -384,7 +407,8 @@ one_left() {
 }
 
 names_one_left() {
-    one_left && [[ -e $folder/pid_file && $(<"$folder/pid_file") == "${processes[0]}" ]]
+    one_left && { [[ $server == echo ]] ||
+        [[ -e $folder/pid_file && $(<"$folder/pid_file") == "${processes[0]}" ]]; }
 }
 
 replaced() {
@@ -401,7 +425,7 @@ serves() {
     printf 'GET / HTTP/1.0\r\n\r\n' >&"$fd"
     read -r -t 10 -u "$fd" line || true
     exec {fd}>&-
-    [[ $line == 'HTTP/1.1 200 '* ]]
+    [[ $line == 'HTTP/1.1 200 '* || ($server == echo && $line == GET*) ]]
 }
 
 be_quiet() {
@@ -439,7 +463,8 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-[[ $mode == [12] ]] || { echo "chaos: no such mode: $mode" && exit 2; }
+[[ $mode == 1 || ($mode == 2 && $server == http) ]] ||
+    { echo "chaos: no such mode: $mode" && exit 2; }
 echo "chaos: mode $mode for $seconds s, seed $seed"
 acts=(restart_any restart_any restart_any restart_many stop_any stop_any stop_any change_successor
     change_successor crash_after_report)
@@ -455,7 +480,7 @@ end=$((SECONDS + seconds))
 while ((SECONDS < end)); do
     random ${#acts[@]}
     "${acts[r]}"
-    random 100
+    random 80
     pause "$r"
     continue_due
     release_late
@@ -469,5 +494,5 @@ if ((failures > 0)); then
     tail -n 60 "$log"
     exit 1
 fi
-echo "chaos: $(grep -c 'listening on' "$log") processes, $(grep -c 'restart failed' "$log") failed" \
-    "restarts, $(wc -l <"$folder/acts") acts"
+echo "chaos: $(wc -l <"$folder/acts") acts, $(grep -c 'listening on' "$log") processes," \
+    "$(grep -c 'restart failed' "$log") failed restarts"

@@ -51,7 +51,7 @@ connect_many() {
 
 # ---- the server succeeds the peer ----
 
-@test "it reports ready, owns the listener with the first message, and closes the channel at the end" {
+@test "it reports, owns the listener with the first message, and closes the channel at the end" {
     start_peer start hear=R1 file=go send=C:0 file=end end eof reap=0
     wait_reported
     serves
@@ -68,8 +68,8 @@ connect_many() {
 }
 
 @test "connections come in messages with a count and without, up to 253 in one" {
-    start_peer accept=260 start hear=R1 send=C2:2 send=C:3 send=C0:0 send=C:0 send=C253:253 send=C1:1 \
-        end eof crash
+    start_peer accept=260 start hear=R1 send=C2:2 send=C:3 send=C0:0 send=C:0 send=C253:253 \
+        send=C1:1 end eof crash
     connect_many 261
     wait_reported
     for ((i = 0; i < 261; i++)); do
