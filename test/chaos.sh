@@ -22,12 +22,12 @@
 #
 # Mode 2 also kills processes (SIGKILL) for which another stands in: a successor, while the process
 # that started it still has the listener; an old process, while a successor is there that listens.
-# A successor that has started its own is spared while its old process has the listener: both of
-# these would stand in for it. Its law: no connection is refused.
+# A process that owns the listener and has started a successor is spared while its own old process
+# has the listener: both would stand in for it. Its law: no connection is refused.
 #
 # In both, once it is quiet: one process is left, holds the listener, is named by the pid file, has
-# no more descriptors than at the start, and is replaced on SIGUSR1. A build that checks itself has
-# found nothing.
+# no more descriptors than at the start, also after a restart that fails, and is replaced on SIGUSR1.
+# A build that checks itself has found nothing.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -305,12 +305,17 @@ has_child() {
     return 1
 }
 
+# named PID: whether the pid file names this process.
+named() {
+    [[ -e $folder/pid_file && $(<"$folder/pid_file") == "$1" ]]
+}
+
 # may_die VICTIM: whether another of the processes, all stopped, stands in for it, and not two.
 may_die() {
     local process starter
     state_of "$1"
     starter=$parent
-    ! { holds_listener "$starter" && has_child "$1"; } || return 1
+    ! { holds_listener "$starter" && has_child "$1" && named "$1"; } || return 1
     for process in "${processes[@]}"; do
         ! stands_in "$process" "$1" || return 0
     done
@@ -371,6 +376,7 @@ start_server() {
         done
         exec "${command[@]}" </dev/null >/dev/null 2>"$log"
     ) &
+    disown # how it ends is not for bash to say
     wait_for 10 finds_listener
     pause 100
     descriptors=$(descriptors_of "${processes[0]}")
@@ -407,8 +413,7 @@ one_left() {
 }
 
 names_one_left() {
-    one_left && { [[ $server == echo ]] ||
-        [[ -e $folder/pid_file && $(<"$folder/pid_file") == "${processes[0]}" ]]; }
+    one_left && { [[ $server == echo ]] || named "${processes[0]}"; }
 }
 
 replaced() {
@@ -438,6 +443,12 @@ be_quiet() {
     wait_for 30 one_left || fail "there are left: ${processes[*]}"
     for ((i = 0; i < 3; i++)); do
         process=${processes[0]:-0}
+        install_program "$name" "$folder/kinds/exits"
+        install_program "${name}1" "$folder/kinds/exits"
+        send USR1 "$process"
+        pause 100
+        install_real
+        wait_for 5 one_left || fail "there are left: ${processes[*]}"
         serves || fail 'no answer'
         holds_listener "$process" || fail "$process does not hold the listener"
         wait_for 5 names_one_left || fail "the pid file does not name $process"
@@ -488,7 +499,7 @@ done
 be_quiet
 ! grep -Eq 'ERROR: AddressSanitizer: |runtime error: ' "$log" || fail 'the build has found a defect'
 if ((failures > 0)); then
-    grep -v '^resting' "$folder/clients" | head -n 20
+    grep -sv '^resting' "$folder/clients" | head -n 20
     echo "chaos: $failures failures; the last acts, and the log:"
     tail -n 30 "$folder/acts"
     tail -n 60 "$log"
