@@ -991,7 +991,8 @@ int main(int argc, char **argv)
         .idle_timeout = 60,
         .request_timeout = 10,
         .fd = -1};
-    struct server s = {.options = &options};
+    static struct server s;
+    s.options = &options;
     int listener = restart_inherit(&s.restart, &argc, argv), error = errno;
     int status = take_options(&options, argc, argv);
     if (status == GO_ON && (options.supervise || getpid() == 1))

@@ -6,6 +6,9 @@
  * successor; handing over; what becomes of a successor; signals; the step; the server's calls;
  * supervision.
  */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
 #include "restart.h"
 
 #include <dirent.h>
@@ -43,18 +46,19 @@
 #endif
 
 enum {
-    NUMBER_SIZE = 24,   /* any number in decimal, with its end */
-    LINE_SIZE = 1024,   /* a log line or a notification: file names (NAME_MAX) and text */
-    WHY_SIZE = 512,     /* why a restart failed: one file name, and text */
-    MESSAGE_SIZE = 16,  /* more than any message says; the rest is cut off */
-    EVENTS_MAX = 8,     /* more than there are descriptors in the epoll set */
-    TURNS = 64,         /* calls of restart_accept before restart_step has its turn */
-    ABORTED_MAX = 16,   /* connections in a row that were aborted in the queue */
-    ROOM_SHARE = 4,     /* of a process's descriptors, one in so many is for one message */
-    RETRY_MS = 10,      /* until what the kernel has no room for is tried again */
-    PAUSE_MS = 100,     /* until accepting is tried again, or what only others can change */
-    RECEIVE_MS = 5000,  /* for a successor to receive a message */
-    PATIENCE_MS = 1000, /* for it to close the channel, and for what is left at the end */
+    NUMBER_SIZE = 24,       /* any number in decimal, with its end */
+    LINE_SIZE = 1024,       /* a log line or a notification: file names (NAME_MAX) and text */
+    WHY_SIZE = 512,         /* why a restart failed: one file name, and text */
+    MESSAGE_SIZE = 16,      /* more than any message says; the rest is cut off */
+    EVENTS_MAX = 8,         /* more than there are descriptors in the epoll set */
+    TURNS = 64,             /* calls of restart_accept before restart_step has its turn */
+    ABORTED_MAX = 16,       /* connections in a row that were aborted in the queue */
+    ROOM_SHARE = 4,         /* of a process's descriptors, one in so many is for one message */
+    RETRY_MS = 10,          /* until what the kernel has no room for is tried again */
+    PAUSE_MS = 100,         /* until accepting is tried again, or what only others can change */
+    RECEIVE_MS = 5000,      /* for a successor to receive a message */
+    PATIENCE_MS = 1000,     /* for it to close the channel, and for what is left at the end */
+    LAST_REQUEST_MS = 1000, /* for a request that is on its way at a shutdown */
     NOTIFY_WAIT_US = 100000,
     EXIT_NOT_EXECUTED = 127,
 };
@@ -67,6 +71,8 @@ enum deadline {
     DRAINED_BY,     /* this process */
     ROLLBACK_UNTIL, /* this process serves again; NEVER: it does not */
     ACCEPT_AT,      /* accepting goes on; NEVER: it is not paused */
+    GIVE_AT,        /* giving goes on, after the channel was full; NEVER: it is not paused */
+    CLOSE_AT,       /* a request that is on its way at a shutdown has come; NEVER: that is over */
     ROOM_BY,        /* there must be descriptors for what the predecessor hands over */
     PARTED_BY,      /* the successor must have closed the channel */
     STEP_AT,        /* the next step is due, whatever happens */
@@ -268,8 +274,8 @@ static int free_descriptors(const struct restart *r, int wanted)
     return count;
 }
 
-/* How many connections a message may bring PROCESS (0: this one), beside those that it has and can
- * evict. */
+/* How many connections a message may bring the successor, beside those that it has and can evict.
+ */
 static int room_of(pid_t process)
 {
     struct rlimit limit;
@@ -397,6 +403,7 @@ static void enter(struct restart *r, enum restart_phase phase)
         r->deadlines[DRAINED_BY] = NEVER; /* in HANDING_OVER set once that has begun */
     else if (r->deadlines[DRAINED_BY] == NEVER)
         r->deadlines[DRAINED_BY] = after_seconds(r->options.drain_timeout);
+    r->deadlines[CLOSE_AT] = phase == RESTART_DRAINING ? now() + LAST_REQUEST_MS : NEVER;
     if (phase <= RESTART_STARTING)
         r->cut = 0;
     else if (before <= RESTART_STARTING && r->open > 0)
@@ -580,6 +587,8 @@ static ssize_t receive(struct restart *r, char text[MESSAGE_SIZE + 1])
     if (length <= 0)
         return length;
     r->taken_count = descriptors_in(&message, r->taken);
+    for (int i = 0; i < r->taken_count; i++)
+        fcntl(r->taken[i], F_SETFL, O_NONBLOCK); /* the predecessor may have been another server */
     if (message.msg_flags & MSG_CTRUNC)
         say(r, LOG_WARNING, "out of descriptors: of %d connections handed over, %d were received",
             announced_by(text), r->taken_count);
@@ -593,9 +602,8 @@ static ssize_t receive(struct restart *r, char text[MESSAGE_SIZE + 1])
  * for is lost then, recvmsg(2). So it waits for the server to close what is idle, but not long. */
 static bool has_room(struct restart *r, int count)
 {
-    const int room = room_of(0), wanted = count < room ? count : room;
     int64_t *by = &r->deadlines[ROOM_BY];
-    if (free_descriptors(r, wanted) == wanted || now() >= *by) {
+    if (free_descriptors(r, count) == count || now() >= *by) {
         *by = NEVER;
         return true;
     }
@@ -886,7 +894,8 @@ static void send_batch(struct restart *r)
     if (r->successor.sent > 0 && count == 0)
         return;
     if (send_connections(r, count) < 0) {
-        step_after(r, RETRY_MS);
+        take_back_batch(r);
+        r->deadlines[GIVE_AT] = now() + RETRY_MS;
         return;
     }
     r->successor.sent++;
@@ -1214,6 +1223,8 @@ static void meet_deadlines(struct restart *r)
     }
     is_due(r, ROLLBACK_UNTIL);
     is_due(r, ACCEPT_AT);
+    is_due(r, GIVE_AT);
+    is_due(r, CLOSE_AT);
 }
 
 /* Whether all that is idle and can be handed over has been received. */
@@ -1229,9 +1240,10 @@ static bool has_parted(struct restart *r)
 {
     if (r->successor.channel < 0)
         return true;
-    shutdown(r->successor.channel, SHUT_WR);
-    if (r->deadlines[PARTED_BY] == NEVER)
+    if (r->deadlines[PARTED_BY] == NEVER) {
+        shutdown(r->successor.channel, SHUT_WR);
         r->deadlines[PARTED_BY] = now() + PATIENCE_MS;
+    }
     return false;
 }
 
@@ -1260,7 +1272,8 @@ enum restart_phase restart_step(struct restart *r)
     if (r->options.epoll == 0)
         epoll_wait(r->epoll, edges, EVENTS_MAX, 0);
     r->deadlines[STEP_AT] = NEVER;
-    r->armed = -1; /* the timer may have expired */
+    if (now() >= r->armed)
+        r->armed = -1; /* the timer has expired */
     hear_predecessor(r);
     hear_successor(r);
     read_signals(r);
@@ -1292,6 +1305,7 @@ static int set_up_events(struct restart *r)
     if (r->epoll >= 0 && r->timer >= 0 && r->signals >= 0 && flags >= 0 &&
         fcntl(r->listener, F_SETFL, flags | O_NONBLOCK) == 0 && watch(r, r->timer, EPOLLIN) == 0 &&
         watch(r, r->signals, EPOLLIN) == 0 &&
+        (!r->options.argv || copy_arguments(r, r->options.argv) == 0) &&
         (r->predecessor < 0 || watch(r, r->predecessor, EPOLLIN) == 0))
         return 0;
     say(r, LOG_ERR, "cannot set up the events of a restart: %s", strerror(errno));
@@ -1302,7 +1316,7 @@ int restart_serve(struct restart *r, int listener, const struct restart_options 
 {
     r->options = *options;
     r->listener = listener;
-    if ((options->argv && copy_arguments(r, options->argv) < 0) || set_up_events(r) < 0)
+    if (set_up_events(r) < 0)
         return -1;
     enter(r, r->predecessor >= 0 ? RESTART_INHERITING : RESTART_SERVING);
     if (r->phase == RESTART_SERVING && announce(r) < 0)
@@ -1377,7 +1391,8 @@ int restart_accept(struct restart *r)
         errno = EMFILE;
         return -1;
     }
-    if (may_accept(r) && ++r->turns % TURNS)
+    const bool paused = r->deadlines[ACCEPT_AT] != NEVER && r->deadlines[ACCEPT_AT] > 0;
+    if (may_accept(r) && !paused && ++r->turns % TURNS)
         return accept_new(r);
     errno = EAGAIN;
     return -1;
@@ -1410,7 +1425,9 @@ void restart_closed(struct restart *r)
 
 int restart_give(struct restart *r, int connection)
 {
-    const bool is_full = r->batch_sent || r->batch_count >= r->successor.room ||
+    /* What it gives is sent in the next step: until then it would be served by no process. */
+    const bool is_full = r->successor.received < r->successor.sent || r->successor.sent == 0 ||
+                         r->deadlines[GIVE_AT] != NEVER || r->batch_count >= r->successor.room ||
                          (r->batch_is_back && r->batch_count > 0);
     if (is_full || !hands_over(r)) {
         errno = hands_over(r) ? EAGAIN : EPIPE;
@@ -1423,6 +1440,17 @@ int restart_give(struct restart *r, int connection)
     r->offered = false;
     step_soon(r);
     return 0;
+}
+
+bool restart_leave(struct restart *r, int connection, bool is_idle)
+{
+    const bool moment_is_over = r->phase == RESTART_DRAINING && r->deadlines[CLOSE_AT] == NEVER;
+    if (is_idle && restart_give(r, connection) == 0)
+        return true;
+    if (r->phase == RESTART_CUT ? is_idle && hands_over(r) : !(is_idle && moment_is_over))
+        return false;
+    restart_close(r, connection);
+    return true;
 }
 
 /* ---- supervision ---- */

@@ -2,21 +2,24 @@
 /*
  * restart.h - one process succeeds another on one listening socket, and no client notices.
  *
- * For any server on Linux 5.3 or newer, around any event loop. The module owns the succession: it
- * finds the inherited listener, starts the successor and watches it, hands connections over, keeps
- * the deadlines, writes the pid file, notifies the service manager (sd_notify(3)), and tells the
- * log. The server around it
+ * For any server on Linux 5.3 or newer, around any event loop. On SIGUSR1 the server starts its
+ * successor: the program whose name is its own with a 1 appended, or without it. The module owns
+ * the succession: it finds the inherited listener, starts the successor and watches it, hands
+ * connections over, keeps the deadlines, writes the pid file, notifies the service manager
+ * (sd_notify(3)), and tells the log. The server around it
  *
  *   1. calls restart_inherit() first in main, and restart_serve() once it can answer;
  *   2. polls the one descriptor that restart_serve() returns for reading, in place of its listener;
- *   3. when that is readable calls restart_accept(), in place of accept4(2), until it returns -1,
- *      and then restart_step();
- *   4. closes connections with restart_close(), or tells restart_closed() of it;
- *   5. does what the phase says; while that is RESTART_HANDING_OVER, it offers each idle connection
- *      to restart_give() in each turn of its loop.
+ *   3. in each turn of its loop (a library that owns the loop can run one turn at a time), after
+ *      its own events, calls restart_accept(), in place of accept4(2), until it returns -1; then
+ *      restart_step(); then restart_leave() for each connection, and forgets it where that is true;
+ *   4. closes connections with restart_close(), or tells restart_closed();
+ *   5. exits when the phase is RESTART_DONE, or more.
  *
  * The server has to know which of its connections are idle: those with no byte of a request read
- * and no byte of a response unsent. Such a connection is its descriptor and nothing else.
+ * and no byte of a response unsent. Such a connection is its descriptor and nothing else. A server
+ * that can have fewer connections than descriptors lowers RLIMIT_NOFILE before it serves, and one
+ * that goes into the background does so only where it has not inherited a listener.
  *
  *        restart_serve()
  *              |
@@ -78,10 +81,10 @@ struct restart_options {
 enum {
     RESTART_BATCH = 253, /* connections in one message: SCM_MAX_FD, unix(7) */
     RESTART_RESERVE = 6, /* descriptors that a restart needs: two pairs and a pidfd; one more */
-    RESTART_DEADLINES = 8,
+    RESTART_DEADLINES = 10,
 };
 
-/* Its members are the module's own, but that INHERITED may be read. */
+/* Its members are the module's own; PHASE and INHERITED may be read. */
 struct restart {
     enum restart_phase phase;
     struct restart_options options;
@@ -136,8 +139,9 @@ struct restart {
  * Returns the listener if there is one, close-on-exec and non-blocking (which the predecessor sees,
  * too: it belongs to the open file description): that of the predecessor, whose number, the last
  * argument, is taken off ARGC and ARGV; or else the service manager's (sd_listen_fds(3)). -1 with
- * errno 0: there is none, open one. -1 with another errno: there is one that cannot be used: EBADF,
- * ENOTSOCK, EINVAL (it does not listen), ENOTSUP (no stream), E2BIG (the manager passed several).
+ * errno 0: there is none, open one. -1 with another errno: exit, there is one, but not usable:
+ * EBADF, ENOTSOCK, EINVAL (it does not listen), ENOTSUP (no stream), E2BIG (the manager passed
+ * several).
  *
  * Side effects: opens /dev/null for each standard stream that is closed; blocks SIGUSR1, SIGTERM
  * and SIGINT, which are read from a signalfd(2) from restart_serve on; ignores SIGPIPE; SIGCHLD
@@ -171,6 +175,7 @@ int restart_serve(struct restart *restart, int listener, const struct restart_op
 /*
  * Does what is due, and returns the phase. Call it when the descriptor is readable, after the other
  * events of that turn of the loop have been handled: so a deadline closes nothing that is served.
+ * The descriptor is readable again whenever restart_leave or restart_give may do more than before.
  */
 enum restart_phase restart_step(struct restart *restart);
 
@@ -185,6 +190,12 @@ int restart_accept(struct restart *restart);
 /* Closes CONNECTION, which restart_accept returned; or tells that the caller has closed one. */
 void restart_close(struct restart *restart, int connection);
 void restart_closed(struct restart *restart);
+
+/*
+ * Does with CONNECTION what the phase asks for: gives it to the successor (restart_give, which
+ * see), or closes it; or nothing. Returns whether the caller has to forget it.
+ */
+bool restart_leave(struct restart *restart, int connection, bool is_idle);
 
 /*
  * Offers CONNECTION, which is idle, to the successor. On 0 it is the module's: the caller removes
