@@ -109,19 +109,23 @@ free_port() {
     echo "$port"
 }
 
-# The process that serves: of those that live the last that said so.
+# The process that serves: of those that live the last that said so. Nothing: none does.
 serving_pid() {
     local processes i
     mapfile -t processes < <(sed -nE 's/.*\[([0-9]+)]: listening on .*/\1/p' "$log")
-    for ((i = ${#processes[@]} - 1; i > 0; i--)); do
-        gone "${processes[i]}" || break
+    for ((i = ${#processes[@]} - 1; i >= 0; i--)); do
+        if ! gone "${processes[i]}"; then
+            echo "${processes[i]}"
+            return
+        fi
     done
-    echo "${processes[i]}"
 }
 
 # succeeded PID: whether a process after PID serves.
 succeeded() {
-    [[ $(serving_pid) != "$1" ]]
+    local serving
+    serving=$(serving_pid)
+    [[ -n $serving && $serving != "$1" ]]
 }
 
 # Asks the process that serves for a restart, and waits until its successor serves and it has
