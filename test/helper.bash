@@ -223,7 +223,7 @@ wait_log() {
 # gone PID: whether the process has ended, reaped or not.
 gone() {
     local stat
-    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
+    { read -r stat <"/proc/${1:-none}/stat"; } 2>/dev/null || return 0
     [[ ${stat##*) } == Z* ]]
 }
 
