@@ -115,16 +115,18 @@ lint:
 	shellcheck -x $(wildcard test/*.sh) .ci/run
 	shellcheck -x -s bats $(wildcard test/*.bats test/*.bash)
 
+# AGAINST=COMMIT: the parser of that commit has to answer the same.
 FUZZ_SECONDS ?= 600
-fuzz: build/fuzz
+FUZZED = clang -std=gnu11 -D_GNU_SOURCE -I. -O1 -g -fsanitize=fuzzer,address,undefined \
+    -fno-sanitize-recover=undefined
+fuzz:
+	$(call advise,$(FUZZ_TOOLS))
 	mkdir -p build/corpus
+	$(if $(AGAINST),git show $(AGAINST):http.c | $(FUZZED) -c -o build/against.o -x c - \
+	    $(foreach name,parse refuse format date respond,-Dhttp_$(name)=other_http_$(name)))
+	$(FUZZED) -o build/fuzz test/fuzz.c http.c $(if $(AGAINST),-DAGAINST build/against.o)
 	build/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -dict=test/fuzz.dict \
 	    -print_final_stats=1 build/corpus test/corpus
-build/fuzz: test/fuzz.c http.c http.h
-	@mkdir -p build
-	$(call advise,$(FUZZ_TOOLS))
-	clang -std=gnu11 -D_GNU_SOURCE -I. -O1 -g -fsanitize=fuzzer,address,undefined \
-	    -fno-sanitize-recover=undefined -o $@ test/fuzz.c http.c
 
 # CHAOS_SECONDS, CHAOS_SEED, CHAOS_MODE: see there.
 chaos: all build/hammer

@@ -1,6 +1,7 @@
 /* http.c - see http.h. Section numbers without a name are those of RFC 9112. */
 #include "http.h"
 
+#include <endian.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,14 +14,16 @@ enum {
     VALUE = 4,    /* field-vchar, space and tab (RFC 9110 section 5.5); no other control */
     REG_NAME = 8, /* unreserved and sub-delims (RFC 3986 section 3.2.2) */
     HEX = 16,
+    DIGIT = 32,
+    BLANK = 64,
 };
 
 /* clang-format off */
 static const unsigned char class_of[256] = {
-    0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 68, 0, 0, 0, 0, 0, 0,
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-    4, 15, 6, 5, 15, 7, 15, 15, 14, 14, 15, 15, 14, 15, 15, 6,
-    31, 31, 31, 31, 31, 31, 31, 31, 31, 31, 6, 14, 6, 14, 6, 6,
+    68, 15, 6, 5, 15, 7, 15, 15, 14, 14, 15, 15, 14, 15, 15, 6,
+    63, 63, 63, 63, 63, 63, 63, 63, 63, 63, 6, 14, 6, 14, 6, 6,
     6, 31, 31, 31, 31, 31, 31, 15, 15, 15, 15, 15, 15, 15, 15, 15,
     15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 6, 6, 6, 7, 15,
     7, 31, 31, 31, 31, 31, 31, 15, 15, 15, 15, 15, 15, 15, 15, 15,
@@ -41,11 +44,6 @@ static bool is(char byte, unsigned char class)
     return class_of[(unsigned char)byte] & class;
 }
 
-static bool is_digit(char byte)
-{
-    return byte >= '0' && byte <= '9';
-}
-
 struct slice {
     const char *start;
     const char *end;
@@ -56,34 +54,66 @@ static size_t length_of(struct slice s)
     return (size_t)(s.end - s.start);
 }
 
-static bool same(struct slice s, const char *text)
+/* Inline, as the next two, so that the length of TEXT is known. */
+static inline bool same(struct slice s, const char *text)
 {
-    size_t length = strlen(text);
-    return length_of(s) == length && memcmp(s.start, text, length) == 0;
+    return length_of(s) == strlen(text) && memcmp(s.start, text, strlen(text)) == 0;
 }
 
-/* TEXT: letters in lower case, and hyphens. The bit that tells cases apart makes no other byte
+/* TEXT: letters and hyphens, spelled as usual. The bit that tells cases apart makes no other byte
  * of a token or field value one of these. */
-static bool same_in_any_case(struct slice s, const char *text)
+static inline bool same_in_any_case(struct slice s, const char *text)
 {
     size_t length = strlen(text);
     if (length_of(s) != length)
         return false;
-    while (length > 0 && (s.start[length - 1] | 0x20) == text[length - 1])
+    if (memcmp(s.start, text, length) == 0)
+        return true;
+    while (length > 0 && (s.start[length - 1] | 0x20) == (text[length - 1] | 0x20))
         length--;
     return length == 0;
 }
 
-static bool is_blank(char byte)
+/* Returns where the bytes of CLASS end. */
+static inline const char *skip(const char *at, const char *end, unsigned char class)
 {
-    return byte == ' ' || byte == '\t';
+    for (; end - at >= 4; at += 4) {
+        if (!is(at[0], class))
+            return at;
+        if (!is(at[1], class))
+            return at + 1;
+        if (!is(at[2], class))
+            return at + 2;
+        if (!is(at[3], class))
+            return at + 3;
+    }
+    while (at < end && is(*at, class))
+        at++;
+    return at;
+}
+
+/* Returns where the field value ends: the bytes of VALUE. */
+static inline const char *skip_value(const char *at, const char *end)
+{
+    const uint64_t each = 0x0101010101010101;
+    for (; end - at >= 8; at += 8) {
+        uint64_t bytes;
+        memcpy(&bytes, at, sizeof bytes);
+        bytes = le64toh(bytes); /* the first byte is the lowest: carries disturb only later ones */
+        uint64_t control = bytes - each * ' ', del = bytes + each;
+        uint64_t marks = (control | del) & ~bytes & each * 0x80;
+        if (marks) {
+            at += __builtin_ctzll(marks) / 8;
+            break;
+        }
+    }
+    return skip(at, end, VALUE);
 }
 
 static struct slice trimmed(struct slice s)
 {
-    while (s.start < s.end && is_blank(s.start[0]))
-        s.start++;
-    while (s.start < s.end && is_blank(s.end[-1]))
+    s.start = skip(s.start, s.end, BLANK);
+    while (s.start < s.end && is(s.end[-1], BLANK))
         s.end--;
     return s;
 }
@@ -95,7 +125,7 @@ static bool is_ipv4(struct slice s)
     for (int part = 0; part < 4; part++) {
         int value = 0;
         const char *first = s.start;
-        while (s.start < s.end && is_digit(s.start[0]) && s.start - first < 3)
+        while (s.start < s.end && is(s.start[0], DIGIT) && s.start - first < 3)
             value = value * 10 + (*s.start++ - '0');
         if (s.start == first || value > 255 || (first[0] == '0' && s.start - first > 1))
             return false;
@@ -140,332 +170,288 @@ static bool is_ipv6(struct slice s)
     return gap ? groups < 8 : groups == 8;
 }
 
-/* Returns where the reg-name at the start of S ends. */
-static const char *end_of_reg_name(struct slice s)
+/* Returns where the reg-name ends. */
+static const char *end_of_reg_name(const char *at, const char *end)
 {
-    for (; s.start < s.end; s.start++) {
-        if (is(s.start[0], REG_NAME))
-            continue;
-        if (s.start[0] != '%' || s.end - s.start < 3 || !is(s.start[1], HEX) ||
-            !is(s.start[2], HEX))
-            break;
-        s.start += 2;
+    for (;; at += 3) {
+        at = skip(at, end, REG_NAME);
+        if (end - at < 3 || *at != '%' || !is(at[1], HEX) || !is(at[2], HEX))
+            return at;
     }
-    return s.start;
 }
 
-static bool is_port(struct slice s)
+/* uri-host [ ":" port ], not empty (RFC 9110 sections 4.2.1 and 7.2). Returns where it ends, or
+ * NULL if it is none. */
+static const char *end_of_authority(const char *at, const char *end)
 {
-    int value = 0;
-    for (; s.start < s.end && value <= UINT16_MAX; s.start++) {
-        if (!is_digit(s.start[0]))
-            return false;
-        value = value * 10 + (s.start[0] - '0');
-    }
-    return value <= UINT16_MAX;
-}
-
-/* uri-host [ ":" port ], not empty (RFC 9110 sections 4.2.1 and 7.2). */
-static bool is_authority(struct slice s)
-{
-    const char *host_end;
-    if (s.start < s.end && s.start[0] == '[') {
-        host_end = memchr(s.start, ']', length_of(s));
-        if (!host_end || !is_ipv6((struct slice){s.start + 1, host_end}))
-            return false;
-        host_end++;
+    const char *host = at;
+    if (at < end && *at == '[') {
+        at = memchr(at, ']', (size_t)(end - at));
+        if (!at || !is_ipv6((struct slice){host + 1, at++}))
+            return NULL;
     } else {
-        host_end = end_of_reg_name(s);
-        if (host_end == s.start)
-            return false;
+        at = end_of_reg_name(at, end);
     }
-    return host_end == s.end || (*host_end == ':' && is_port((struct slice){host_end + 1, s.end}));
+    if (at == host)
+        return NULL;
+    if (at == end || *at != ':')
+        return at;
+    const char *port = at + 1;
+    at = skip(port, end, DIGIT);
+    while (port < at && *port == '0')
+        port++;
+    return at - port < 5 || (at - port == 5 && memcmp(port, "65535", 5) <= 0) ? at : NULL;
 }
 
 /* ---- heads ---- */
 
-/* How far a step of the parser came. */
-enum step {
-    DONE,
-    STARVED, /* the bytes end here */
-    WRONG,   /* request->status says what */
-};
+/* For what few heads come to: the compiler keeps it out of the way of the others. */
+#define COLD __attribute__((cold))
 
-struct parser {
-    const char *at;
-    const char *end;
+/* A head as far as it was read. Each step of the parser takes the place where it starts and returns
+ * where the next one starts, or NULL: the bytes end too early (starved), or the head is wrong, and
+ * request->status says how. */
+struct head {
+    const char *end; /* of the bytes there are */
     struct http_request *request;
+    uint64_t content_length;
+    int codings; /* Transfer-Encoding fields */
+    bool starved;
     bool http_1_0;
     bool asked_close;
     bool asked_keep_alive;
     bool has_host;
     bool has_length;
-    uint64_t content_length;
-    int codings; /* Transfer-Encoding fields */
     bool chunked;
 };
 
-static enum step wrong(struct parser *p, enum http_status status)
+static COLD const char *starve(struct head *h)
 {
-    p->request->status = status;
-    return WRONG;
+    h->starved = true;
+    return NULL;
 }
 
-/* How many of the bytes from AT on, eight at a time, are neither controls nor DEL: what field
- * values are made of, tabs and ends apart. */
-static size_t plain(const char *at, const char *end)
+static COLD const char *wrong(struct head *h, enum http_status status)
 {
-    const uint64_t each = 0x0101010101010101, high = each * 0x80;
-    const char *start = at;
-    for (; end - at >= 8; at += 8) {
-        uint64_t bytes, del;
-        memcpy(&bytes, at, sizeof bytes);
-        del = bytes ^ each * 0x7f;
-        /* The high bit of a byte of the difference: it was below, and borrowed. */
-        if ((((bytes - each * 0x20) & ~bytes) | ((del - each) & ~del)) & high)
-            break;
+    h->request->status = status;
+    return NULL;
+}
+
+/* Takes TEXT, in which 0 stands for any digit. */
+static COLD const char *expect_slowly(struct head *h, const char *at, const char *text)
+{
+    for (; *text; text++, at++) {
+        if (at == h->end)
+            return starve(h);
+        if (*text == '0' ? !is(*at, DIGIT) : *at != *text)
+            return wrong(h, HTTP_BAD_REQUEST);
     }
-    return (size_t)(at - start);
+    return at;
 }
 
-/* Takes the bytes of CLASS; DONE when one that is none follows, at p->at. */
-static enum step take(struct parser *p, unsigned char class, struct slice *taken)
+static inline const char *expect_line_end(struct head *h, const char *at)
 {
-    const char *at = p->at;
-    if (class == VALUE)
-        at += plain(at, p->end);
-    while (at < p->end && is(*at, class))
-        at++;
-    *taken = (struct slice){p->at, at};
-    p->at = at;
-    return at == p->end ? STARVED : DONE;
-}
-
-/* Takes TEXT. Inline, so that its length is known. */
-static inline enum step expect(struct parser *p, const char *text)
-{
-    const size_t length = strlen(text), there = (size_t)(p->end - p->at);
-    if (there >= length && memcmp(p->at, text, length) == 0) {
-        p->at += length;
-        return DONE;
-    }
-    if (there < length && memcmp(p->at, text, there) == 0)
-        return STARVED;
-    return wrong(p, HTTP_BAD_REQUEST);
-}
-
-static enum step expect_digit(struct parser *p, char *digit)
-{
-    if (p->at == p->end)
-        return STARVED;
-    *digit = *p->at;
-    return is_digit(*p->at++) ? DONE : wrong(p, HTTP_BAD_REQUEST);
-}
-
-/* Takes a word of CLASS and the one SEPARATOR behind it. */
-static enum step take_word(struct parser *p, unsigned char class, char separator,
-                           struct slice *word)
-{
-    if (take(p, class, word) == STARVED)
-        return STARVED;
-    if (word->start == word->end || *p->at != separator)
-        return wrong(p, HTTP_BAD_REQUEST);
-    p->at++;
-    return DONE;
+    if (h->end - at >= 2 && memcmp(at, "\r\n", 2) == 0)
+        return at + 2;
+    return expect_slowly(h, at, "\r\n");
 }
 
 /* The path and query of an http URI (RFC 9110 section 4.2.1); no slice where it is none. */
-static struct slice path_of_uri(struct slice target)
+static COLD struct slice path_of_uri(struct slice target)
 {
     const size_t length = sizeof "http://" - 1;
     if (length_of(target) < length ||
         !same_in_any_case((struct slice){target.start, target.start + length - 3}, "http") ||
         memcmp(target.start + length - 3, "://", 3) != 0)
         return (struct slice){NULL, NULL};
-    const char *authority = target.start + length;
-    const char *path = authority;
-    while (path < target.end && *path != '/' && *path != '?')
-        path++;
-    if (!is_authority((struct slice){authority, path}))
-        return (struct slice){NULL, NULL};
+    const char *path = end_of_authority(target.start + length, target.end);
+    if (path && path < target.end && *path != '/' && *path != '?')
+        path = NULL;
     return (struct slice){path, target.end};
 }
 
-/* What METHOD on TARGET deserves (section 3.2). */
-static enum http_status route(struct slice method, struct slice target)
+/* What a request for TARGET deserves (section 3.2); READABLE: by a method that reads it. */
+static enum http_status route(struct slice method, struct slice target, bool readable)
 {
-    bool readable = same(method, "GET") || same(method, "HEAD");
-    if (same(target, "*"))
-        return same(method, "OPTIONS") ? HTTP_METHOD_NOT_ALLOWED : HTTP_BAD_REQUEST;
-    struct slice path = target.start[0] == '/' ? target : path_of_uri(target);
-    if (!path.start)
-        return HTTP_BAD_REQUEST;
-    if (path.start < path.end && path.start[0] == '/')
+    struct slice path = target;
+    if (*target.start != '/') {
+        if (same(target, "*"))
+            return same(method, "OPTIONS") ? HTTP_METHOD_NOT_ALLOWED : HTTP_BAD_REQUEST;
+        path = path_of_uri(target);
+        if (!path.start)
+            return HTTP_BAD_REQUEST;
+    }
+    if (path.start < path.end && *path.start == '/')
         path.start++;
-    if (path.start < path.end && path.start[0] != '?')
+    if (path.start < path.end && *path.start != '?')
         return HTTP_NOT_FOUND;
     return readable ? HTTP_OK : HTTP_METHOD_NOT_ALLOWED;
 }
 
-static enum step parse_version(struct parser *p, char *major, char *minor)
+static const char *parse_version(struct head *h, const char *at)
 {
-    enum step step = expect(p, "HTTP/");
-    if (step == DONE)
-        step = expect_digit(p, major);
-    if (step == DONE)
-        step = expect(p, ".");
-    if (step == DONE)
-        step = expect_digit(p, minor);
-    return step == DONE ? expect(p, "\r\n") : step;
+    static const char usual[] = "HTTP/1.1\r\n";
+    if (h->end - at >= (ptrdiff_t)sizeof usual - 1 && memcmp(at, usual, sizeof usual - 1) == 0)
+        return at + sizeof usual - 1;
+    const char *next = expect_slowly(h, at, "HTTP/0.0\r\n");
+    if (next && (at[5] != '1' || at[7] > '1'))
+        return wrong(h, HTTP_VERSION_NOT_SUPPORTED);
+    h->http_1_0 = next && at[7] == '0';
+    return next;
 }
 
-static enum step parse_request_line(struct parser *p)
+/* Takes the word from AT to STOP, and the one SEPARATOR behind it. */
+static inline const char *end_word(struct head *h, const char *at, const char *stop, char separator)
 {
-    struct slice method, target;
-    char major, minor;
-    enum step step = take_word(p, TOKEN, ' ', &method);
-    if (step != DONE)
-        return step;
-    p->request->head_only = same(method, "HEAD");
-    step = take_word(p, TARGET, ' ', &target);
-    if (step == DONE)
-        step = parse_version(p, &major, &minor);
-    if (step != DONE)
-        return step;
-    if (major != '1' || minor > '1')
-        return wrong(p, HTTP_VERSION_NOT_SUPPORTED);
-    p->http_1_0 = minor == '0';
-    p->request->status = route(method, target);
-    return p->request->status == HTTP_BAD_REQUEST ? WRONG : DONE;
+    if (stop == h->end)
+        return starve(h);
+    return stop > at && *stop == separator ? stop + 1 : wrong(h, HTTP_BAD_REQUEST);
+}
+
+static const char *parse_request_line(struct head *h, const char *at)
+{
+    /* Most are GET, and need no look at each letter. */
+    bool get = h->end - at >= 4 && memcmp(at, "GET ", 4) == 0;
+    const char *target = get ? at + 4 : end_word(h, at, skip(at, h->end, TOKEN), ' ');
+    if (!target)
+        return NULL;
+    struct slice method = {at, target - 1};
+    h->request->head_only = !get && same(method, "HEAD");
+    const char *version = end_word(h, target, skip(target, h->end, TARGET), ' ');
+    const char *next = version ? parse_version(h, version) : NULL;
+    if (!next)
+        return NULL;
+    h->request->status =
+        route(method, (struct slice){target, version - 1}, get || h->request->head_only);
+    return h->request->status == HTTP_BAD_REQUEST ? NULL : next;
 }
 
 /* A list (RFC 9110 section 5.6.1) that may go on in further fields of the name. */
-static void read_connection(struct parser *p, struct slice list)
+static void read_connection(struct head *h, struct slice list)
 {
     while (list.start < list.end) {
         const char *comma = memchr(list.start, ',', length_of(list));
         struct slice option = trimmed((struct slice){list.start, comma ? comma : list.end});
         if (same_in_any_case(option, "close"))
-            p->asked_close = true;
+            h->asked_close = true;
         else if (same_in_any_case(option, "keep-alive"))
-            p->asked_keep_alive = true;
+            h->asked_keep_alive = true;
         list.start = comma ? comma + 1 : list.end;
     }
 }
 
 /* RFC 9110 section 8.6: digits, and the same number wherever it is said again. */
-static enum step read_content_length(struct parser *p, struct slice digits)
+static bool read_content_length(struct head *h, struct slice digits)
 {
     uint64_t value = 0;
     if (digits.start == digits.end)
-        return wrong(p, HTTP_BAD_REQUEST);
+        return false;
     for (; digits.start < digits.end; digits.start++) {
-        if (!is_digit(*digits.start))
-            return wrong(p, HTTP_BAD_REQUEST);
         uint64_t digit = (uint64_t)(*digits.start - '0');
-        if (value > (INT64_MAX - digit) / 10)
-            return wrong(p, HTTP_BAD_REQUEST);
+        if (!is(*digits.start, DIGIT) || value > (INT64_MAX - digit) / 10)
+            return false;
         value = value * 10 + digit;
     }
-    if (p->has_length && value != p->content_length)
-        return wrong(p, HTTP_BAD_REQUEST);
-    p->has_length = true;
-    p->content_length = value;
-    return DONE;
+    if (h->has_length && value != h->content_length)
+        return false;
+    h->has_length = true;
+    h->content_length = value;
+    return true;
 }
 
-static enum step read_field(struct parser *p, struct slice name, struct slice value)
+/* Takes the rest of the line of a Host field (section 3.2), the one field that each request has:
+ * its value is looked at once. */
+static const char *parse_host(struct head *h, const char *at)
+{
+    const char *stop = end_of_authority(skip(at, h->end, BLANK), h->end);
+    if (stop)
+        stop = skip(stop, h->end, BLANK);
+    if (stop && h->end - stop >= 2 && memcmp(stop, "\r\n", 2) == 0 && !h->has_host) {
+        h->has_host = true;
+        return stop + 2;
+    }
+    stop = expect_line_end(h, skip_value(at, h->end));
+    return stop ? wrong(h, HTTP_BAD_REQUEST) : NULL;
+}
+
+/* False where a field of this NAME must not be so. Most names are told apart by their length. */
+static inline bool read_field(struct head *h, struct slice name, struct slice value)
 {
     switch (length_of(name)) {
-    case 4:
-        if (!same_in_any_case(name, "host"))
-            break;
-        if (p->has_host || !is_authority(value))
-            return wrong(p, HTTP_BAD_REQUEST);
-        p->has_host = true;
-        break;
     case 10:
-        if (same_in_any_case(name, "connection"))
-            read_connection(p, value);
+        if (same_in_any_case(name, "Connection"))
+            read_connection(h, value);
         break;
     case 14:
-        if (same_in_any_case(name, "content-length"))
-            return read_content_length(p, value);
+        if (same_in_any_case(name, "Content-Length"))
+            return read_content_length(h, trimmed(value));
         break;
     case 17:
-        if (same_in_any_case(name, "transfer-encoding"))
-            p->chunked = p->codings++ == 0 && same_in_any_case(value, "chunked");
+        if (same_in_any_case(name, "Transfer-Encoding"))
+            h->chunked = h->codings++ == 0 && same_in_any_case(trimmed(value), "chunked");
         break;
     }
-    return DONE;
+    return true;
 }
 
 /* A name that is a token leaves no way in for folding, and none for space before the colon
  * (sections 5.1 and 5.2). */
-static enum step parse_field_line(struct parser *p)
+static const char *parse_field(struct head *h, const char *at)
 {
-    struct slice name, value;
-    enum step step = take_word(p, TOKEN, ':', &name);
-    if (step != DONE)
-        return step;
-    if (take(p, VALUE, &value) == STARVED)
-        return STARVED;
-    step = expect(p, "\r\n");
-    return step == DONE ? read_field(p, name, trimmed(value)) : step;
+    const char *value = end_word(h, at, skip(at, h->end, TOKEN), ':');
+    if (!value)
+        return NULL;
+    struct slice name = {at, value - 1};
+    if (same_in_any_case(name, "Host"))
+        return parse_host(h, value);
+    const char *stop = skip_value(value, h->end);
+    const char *next = expect_line_end(h, stop);
+    if (next && !read_field(h, name, (struct slice){value, stop}))
+        return wrong(h, HTTP_BAD_REQUEST);
+    return next;
+}
+
+static const char *parse_fields(struct head *h, const char *at)
+{
+    while (at && at < h->end && *at != '\r')
+        at = parse_field(h, at);
+    return at ? expect_line_end(h, at) : NULL;
 }
 
 /* What only the whole head tells: framing (section 6.3), Host (3.2), persistence (9.3). */
-static enum step judge(struct parser *p)
+static const char *judge(struct head *h, const char *end)
 {
-    struct http_request *r = p->request;
-    if (p->codings && (p->http_1_0 || p->has_length))
-        return wrong(p, HTTP_BAD_REQUEST);
-    if (!p->has_host && !p->http_1_0)
-        return wrong(p, HTTP_BAD_REQUEST);
-    if (p->codings && !p->chunked)
-        return wrong(p, HTTP_NOT_IMPLEMENTED);
-    r->more_to_come = p->codings || p->content_length > 0;
-    if (r->more_to_come || p->asked_close || (p->http_1_0 && !p->asked_keep_alive))
+    struct http_request *r = h->request;
+    if (h->codings && (h->http_1_0 || h->has_length))
+        return wrong(h, HTTP_BAD_REQUEST);
+    if (!h->has_host && !h->http_1_0)
+        return wrong(h, HTTP_BAD_REQUEST);
+    if (h->codings && !h->chunked)
+        return wrong(h, HTTP_NOT_IMPLEMENTED);
+    r->more_to_come = h->codings || h->content_length > 0;
+    if (r->more_to_come || h->asked_close || (h->http_1_0 && !h->asked_keep_alive))
         r->persistence = HTTP_CLOSE;
     else
-        r->persistence = p->http_1_0 ? HTTP_PERSIST_ECHO : HTTP_PERSIST;
-    return DONE;
-}
-
-static enum step parse_fields(struct parser *p)
-{
-    for (;;) {
-        if (p->at == p->end)
-            return STARVED;
-        bool last = *p->at == '\r';
-        enum step step = last ? expect(p, "\r\n") : parse_field_line(p);
-        if (step != DONE)
-            return step;
-        if (last)
-            return judge(p);
-    }
+        r->persistence = h->http_1_0 ? HTTP_PERSIST_ECHO : HTTP_PERSIST;
+    return end;
 }
 
 int http_parse(const char *input, size_t length, struct http_request *request)
 {
-    struct parser p = {.at = input, .end = input + length, .request = request};
+    struct head h = {.end = input + length, .request = request};
     *request = (struct http_request){0};
-    enum step step = length && input[0] == '\r' ? expect(&p, "\r\n") : DONE;
-    bool cut = p.end - p.at >= HTTP_HEAD_MAX;
-    if (cut)
-        p.end = p.at + HTTP_HEAD_MAX;
-    enum http_status too_long = HTTP_URI_TOO_LONG;
-    if (step == DONE)
-        step = parse_request_line(&p);
-    if (step == DONE) {
-        too_long = HTTP_FIELDS_TOO_LARGE;
-        step = parse_fields(&p);
-    }
-    if (step == DONE)
-        return (int)(p.at - input);
-    if (step == STARVED && !cut)
+    const char *start = length && *input == '\r' ? expect_line_end(&h, input) : input;
+    if (start && h.end - start > HTTP_HEAD_MAX)
+        h.end = start + HTTP_HEAD_MAX;
+    const char *fields = start ? parse_request_line(&h, start) : NULL;
+    const char *end = fields ? parse_fields(&h, fields) : NULL;
+    if (end && judge(&h, end))
+        return (int)(end - input);
+    if (h.starved && (!start || h.end - start < HTTP_HEAD_MAX))
         return 0;
-    http_refuse(request, step == STARVED ? too_long : request->status);
+    if (h.starved)
+        request->status = fields ? HTTP_FIELDS_TOO_LARGE : HTTP_URI_TOO_LONG;
+    http_refuse(request, request->status);
     return -1;
 }
 
