@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Measures what a request costs: this server, the floor (test/floor.c) and whichever of nginx,
-# HAProxy, lighttpd and h2o are installed, in turn, on one core, with the load on another.
-# Prints Markdown.
+# HAProxy, lighttpd and h2o are installed, in turn, on one core, with the load on another; and what
+# a head costs the parser. Prints Markdown.
 #
 #     test/bench.sh [ROUNDS [SECONDS [SERVER...]]]    5 rounds of 3 seconds, all servers
 #
-# RESTING=N how many connections rest in the second part (10000); ONLY=load, resting or start: one
-# part alone. The floor always takes part: all is compared with it, round by round, because
-# machines drift.
+# IDLE=N how many connections are idle in the part about them (10000). ONLY=parse, load, idle or
+# start: one part alone. PICOHTTPPARSER and LLHTTP: the folders of the sources of picohttpparser and
+# llhttp (a release, with src/llhttp.c), whose parsers are then measured beside http_parse.
+#
+# The floor always takes part: all is compared with it, round by round, because machines drift. If
+# its own rounds differ by more than a tenth, they are done again, at most twice; after that there
+# are no ratios.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
@@ -15,7 +19,7 @@ PATH=$PATH:/usr/sbin:/sbin
 rounds=${1:-5}
 seconds=${2:-3}
 (($# > 2)) && wanted=("${@:3}") || wanted=(rust_graceful_restart nginx haproxy lighttpd h2o)
-resting=${RESTING:-10000}
+idle=${IDLE:-10000}
 only=${ONLY:-all}
 starts=40 # of each server and round
 
@@ -25,6 +29,7 @@ declare -A pid port
 servers=()
 
 say() { echo "$*" >&2; }
+progress() { [ ! -t 2 ] || say "$*"; }
 
 end() { # PID...: each was started here
     for p in "$@"; do
@@ -66,7 +71,8 @@ configure() { # SERVER PORT: says how to start it in the array command
     local conf=$folder/$1.conf
     case $1 in
     floor) command=(build/floor "$2" "$request_length") ;;
-    floor-close) command=(build/floor "$2" "$((request_length + 19))" close) ;;
+    floor-pipelined) command=(build/floor "$2" $((16 * (request_length + 1) + 3 * 120)) 16) ;;
+    floor-close) command=(build/floor "$2" $((request_length + 19)) 1 close) ;;
     floor-start) command=(build/floor "$2" 35) ;;
     rust_graceful_restart) command=(./rust_graceful_restart -l "127.0.0.1:$2" --idle-timeout 600) ;;
     nginx)
@@ -76,7 +82,7 @@ daemon off;
 master_process off;
 pid $folder/nginx.pid;
 error_log $folder/nginx.log;
-events { worker_connections $((resting + 1000)); }
+events { worker_connections $((idle + 1000)); }
 http {
     access_log off;
     keepalive_requests 1000000000;
@@ -98,7 +104,7 @@ END
         cat >"$conf" <<END
 global
     nbthread 1
-    maxconn $((resting + 500))
+    maxconn $((idle + 500))
     no strict-limits
 defaults
     mode http
@@ -118,7 +124,7 @@ server.document-root = "$folder/www"
 server.upload-dirs = ("$folder")
 server.errorlog = "$folder/lighttpd.log"
 server.listen-backlog = 4096
-server.max-connections = $((resting + 500))
+server.max-connections = $((idle + 500))
 server.max-fds = $(ulimit -n)
 server.max-keep-alive-requests = 65535
 server.max-keep-alive-idle = 600
@@ -130,7 +136,7 @@ END
         command=(h2o -c "$conf")
         cat >"$conf" <<END
 num-threads: 1
-max-connections: $((resting + 1000))
+max-connections: $((idle + 1000))
 http1-request-timeout: 600
 error-log: $folder/h2o.log
 file.index: [hello.txt]
@@ -172,6 +178,7 @@ version() { # SERVER
 }
 
 find_servers() {
+    local missing=()
     for server in floor "${wanted[@]}"; do
         if ! configure "$server" 0; then
             say "$server: unknown"
@@ -179,9 +186,11 @@ find_servers() {
             servers+=("$server")
             versions[${#servers[@]}]=$(version "$server")
         else
-            say "$server: not installed, left out"
+            missing+=("$server")
         fi
     done
+    command -v wrk >/dev/null || missing+=(wrk)
+    ((${#missing[@]} == 0)) || say "left out, not installed: apt-get install ${missing[*]}"
 }
 
 # ---- load ----
@@ -196,11 +205,9 @@ load() { # PART ROUND SERVER [SCENARIO]
     local server=$3 arguments=(-t1 -c64 "-d$seconds" --latency) before after
     case ${4:-$1} in
     pipelined) arguments+=(-s "$folder/pipelined.lua") ;;
-    close)
-        arguments+=(-H "Connection: close")
-        [ "$server" != floor ] || server=floor-close
-        ;;
+    close) arguments+=(-H "Connection: close") ;;
     esac
+    [ -z "${pid[$server-$1]:-}" ] || server+=-$1
     before=$(cpu_time "${pid[$server]}")
     if ! "${on_load[@]}" wrk "${arguments[@]}" "http://127.0.0.1:${port[$server]}/" >"$folder/wrk" ||
         ! after=$(cpu_time "${pid[$server]}"); then
@@ -219,21 +226,56 @@ load() { # PART ROUND SERVER [SCENARIO]
     cat "$folder/result" >>"$folder/results"
 }
 
-# The medians of all rounds; ratios to the floor round by round.
+# cell(LIST): the median of LIST, with the lowest and the highest.
 medians='
 function median(list,    a, n, i, j, t) {
     n = split(list, a, " ")
     for (i = 2; i <= n; i++)
         for (j = i; j > 1 && a[j - 1] + 0 > a[j] + 0; j--) { t = a[j]; a[j] = a[j - 1]; a[j - 1] = t }
+    lowest = a[1]; highest = a[n]
     return n % 2 ? a[(n + 1) / 2] : (a[n / 2] + a[n / 2 + 1]) / 2
-}'
+}
+function cell(list,    m) { m = median(list); return sprintf("%.2f (%.2f-%.2f)", m, lowest, highest) }
+function ratio(list) { return steady ? sprintf("%.2f", median(list)) : "-" }'
+
+load_average() { cut -d ' ' -f 1-3 /proc/loadavg; }
+
+# Does COMMAND, which appends rounds of PART to the results, until those of SERVER differ by a tenth
+# at most; says how the table came about. Sets steady.
+measure() { # TITLE PART SERVER COMMAND...
+    local before
+    before=$(load_average)
+    for ((attempt = 1; attempt <= 3; attempt++)); do
+        sed -i "/^$2 /d" "$folder/results"
+        "${@:4}"
+        steady=$(awk -v part="$2" -v server="$3" '
+            $1 == part && $3 == server { if (!n++ || $4 < low) low = $4; if ($4 > high) high = $4 }
+            END { print n && high <= low * 1.1 ? 1 : 0 }' "$folder/results")
+        ((steady == 0)) || break
+    done
+    printf '\n%s; %s rounds: median (lowest-highest); load average %s before, %s after' \
+        "$1" "$rounds" "$before" "$(load_average)"
+    ((steady == 1)) || printf '; no ratios: the rounds of %s differ by more than a tenth' "$3"
+    printf ':\n\n'
+}
+
+load_rounds() { # PART
+    for ((round = 0; round < rounds; round++)); do
+        progress "$1: round $((round + 1)) of $rounds"
+        for i in "${!servers[@]}"; do
+            server=${servers[(i + round) % ${#servers[@]}]} # each is first once
+            [ -z "${pid[$server]:-}" ] || load "$1" "$round" "$server"
+        done
+    done
+}
 
 table() { # PART TITLE
-    printf '\n%s:\n\n' "$2"
+    measure "$2, $seconds s each" "$1" floor load_rounds "$1"
     echo "| | CPU µs/request | of the floor | requests/s | p50 µs | p99 µs |"
     echo "|---|---:|---:|---:|---:|---:|"
     for i in "${!servers[@]}"; do
-        awk -v part="$1" -v server="${servers[i]}" -v name="${versions[i + 1]}" "$medians"'
+        awk -v part="$1" -v server="${servers[i]}" -v name="${versions[i + 1]}" -v steady="$steady" \
+            "$medians"'
             $1 == part && $3 == "floor" { floor[$2] = $4 }
             $1 == part && $3 == server { mine[$2] = $4; cpu = cpu $4 " "; rate = rate $5 " "
                                          p50 = p50 $6 " " # which wrk does not always find
@@ -241,65 +283,57 @@ table() { # PART TITLE
             END {
                 for (round in mine)
                     if (floor[round]) ratios = ratios mine[round] / floor[round] " "
-                if (cpu) printf "| %s | %.2f | %.2f | %d | %d | %d |\n", name, median(cpu),
-                                median(ratios), median(rate), median(p50), median(p99)
+                if (cpu) printf "| %s | %s | %s | %d | %d | %d |\n", name, cell(cpu),
+                                ratio(ratios), median(rate), median(p50), median(p99)
             }' "$folder/results"
     done
 }
 
 load_part() {
-    for server in "${servers[@]}" floor-close; do
+    for server in "${servers[@]}" floor-pipelined floor-close; do
         start "$server" || true
     done
-    for ((round = 0; round < rounds; round++)); do
-        say "round $((round + 1)) of $rounds"
-        for scenario in alive pipelined close; do
-            for i in "${!servers[@]}"; do
-                server=${servers[(i + round) % ${#servers[@]}]} # each is first once
-                [ -z "${pid[$server]:-}" ] || load $scenario "$round" "$server"
-            done
-        done
-    done
+    table alive "64 connections kept alive, GET /"
+    table pipelined "64 connections, 16 requests at once, GET /?... of 16 lengths"
+    table close "A connection per request, 64 at once, GET /"
     for server in "${!pid[@]}"; do
         stop "$server"
     done
-    table alive "64 connections kept alive"
-    table pipelined "64 connections, pipelined by 16"
-    table close "A connection per request, 64 at once"
 }
 
-# ---- connections at rest ----
+# ---- idle connections ----
 
 memory() { # PID: KiB resident, proportional, its own
     awk '$1 == "Rss:" { rss = $2 } $1 == "Pss:" { pss = $2 } $1 == "Private_Dirty:" { own = $2 }
          END { print rss, pss, own }' "/proc/$1/smaps_rollup"
 }
 
-rest() { # SERVER: $resting connections to it, each answered once; the hammer's pid is in hammer
-    "${on_load[@]}" build/hammer -r "$resting" -d 3600 "127.0.0.1:${port[$1]}" \
+hold() { # SERVER: $idle connections to it, each answered once; the hammer's pid is in hammer
+    : >"$folder/hammer.err"
+    "${on_load[@]}" build/hammer -r "$idle" -d 3600 "127.0.0.1:${port[$1]}" \
         >"$folder/hammer" 2>"$folder/hammer.err" &
     hammer=$!
     for ((i = 0; i < 600; i++)); do
-        if grep -qs "resting $resting" "$folder/hammer.err"; then
+        if grep -Eqs "(resting|idle) $idle" "$folder/hammer.err"; then
             sleep 0.2
             return
         fi
         sleep 0.1
     done
-    say "$1 does not hold $resting connections"
+    say "$1 does not hold $idle connections"
     end "$hammer"
     return 1
 }
 
 # Each server afresh and alone: what it holds from earlier does not count.
-rest_with() { # SERVER
+idle_with() { # SERVER
     local rss pss own more
     start "$1" || return 0
     load warm 0 "$1" alive
     read -r rss pss own < <(memory "${pid[$1]}")
     for ((round = 0; round < rounds; round++)); do
         load without "$round" "$1" alive
-        rest "$1" || break
+        hold "$1" || break
         ((round > 0)) || read -r _ _ more < <(memory "${pid[$1]}")
         load with "$round" "$1" alive
         end "$hammer"
@@ -308,17 +342,23 @@ rest_with() { # SERVER
     [ -z "${more:-}" ] || echo "$1 $rss $pss $own $more" >>"$folder/memory"
 }
 
-resting_part() {
+idle_rounds() {
+    : >"$folder/memory"
     for server in "${servers[@]}"; do
-        say "$resting connections resting: $server"
-        rest_with "$server"
+        progress "$idle idle connections: $server"
+        idle_with "$server"
     done
-    printf '\nMemory, and %s connections resting beside 64 that are kept alive:\n\n' "$resting"
-    echo "| | KiB resident | proportional | own | own bytes/resting connection |" \
+}
+
+idle_part() {
+    measure "Memory, and $idle idle connections beside 64 kept alive, $seconds s each" without floor \
+        idle_rounds
+    echo "| | KiB resident | proportional | own | own bytes/idle connection |" \
         "CPU µs/request beside them | of that without | requests/s of those without |"
     echo "|---|---:|---:|---:|---:|---:|---:|---:|"
     for i in "${!servers[@]}"; do
-        awk -v server="${servers[i]}" -v name="${versions[i + 1]}" -v count="$resting" "$medians"'
+        awk -v server="${servers[i]}" -v name="${versions[i + 1]}" -v count="$idle" \
+            -v steady="$steady" "$medians"'
             FILENAME ~ /memory$/ && $1 == server { rss = $2; pss = $3; own = $4
                                                    each = ($5 - $4) * 1024 / count }
             $1 == "without" && $3 == server { cpu[$2] = $4; rate[$2] = $5 }
@@ -326,7 +366,7 @@ resting_part() {
                                            rates = rates $5 / rate[$2] " " }
             END {
                 if (rss) printf "| %s | %d | %d | %d | %d | ", name, rss, pss, own, each
-                if (with) printf "%.2f | %.2f | %.2f |\n", median(with), median(cpus), median(rates)
+                if (with) printf "%s | %s | %s |\n", cell(with), ratio(cpus), ratio(rates)
                 else if (rss) print "- | - | - |"
             }' "$folder/memory" "$folder/results"
     done
@@ -340,11 +380,9 @@ time_start() { # ROUND SERVER ARGUMENTS-OF-START...
     [ -z "$us" ] || echo "start $1 $2 $us" >>"$folder/results"
 }
 
-start_part() {
-    ${CC:-cc} -std=gnu11 -D_GNU_SOURCE -O2 -o "$folder/start" test/bench/start.c
-    find_port
+start_rounds() {
     for ((round = 0; round < rounds; round++)); do
-        say "starts: round $((round + 1)) of $rounds"
+        progress "starts: round $((round + 1)) of $rounds"
         time_start $round true end $starts /bin/true
         for server in floor-start "${servers[@]:1}"; do
             configure "$server" "$port_found"
@@ -353,7 +391,13 @@ start_part() {
         done
         time_start $round hand-over hand-over $starts ./rust_graceful_restart -l 127.0.0.1:0
     done
-    printf '\nStart, against spawning /bin/true and waiting for its end:\n\n'
+}
+
+start_part() {
+    ${CC:-cc} -std=gnu11 -D_GNU_SOURCE -O2 -o "$folder/start" test/bench/start.c
+    find_port
+    measure "Start, against spawning /bin/true and waiting for its end, $starts times each" start \
+        true start_rounds
     echo "| | µs | of /bin/true |"
     echo "|---|---:|---:|"
     row true "/bin/true"
@@ -365,24 +409,62 @@ start_part() {
 }
 
 row() { # SERVER NAME
-    awk -v server="$1" -v name="$2" "$medians"'
+    awk -v server="$1" -v name="$2" -v steady="$steady" "$medians"'
         $1 == "start" && $3 == "true" { base[$2] = $4 }
         $1 == "start" && $3 == server { us = us $4 " "; ratios = ratios $4 / base[$2] " " }
-        END { if (us) printf "| %s | %d | %.2f |\n", name, median(us), median(ratios) }
+        END { if (us) printf "| %s | %s | %s |\n", name, cell(us), ratio(ratios) }
     ' "$folder/results"
+}
+
+# ---- the parser ----
+
+instructions() { # PARSER HEAD COUNT
+    valgrind --tool=callgrind --callgrind-out-file=/dev/null "$folder/parse" "$@" 2>&1 |
+        awk '/Collected/ { print $4 }'
+}
+
+parse_part() {
+    local sources=(test/bench/parse.c http.c) parsers=(http_parse) before
+    [ -z "${LLHTTP:-}" ] || {
+        sources+=(-DLLHTTP "-I$LLHTTP/include" "$LLHTTP"/src/*.c)
+        parsers=(llhttp "${parsers[@]}")
+    }
+    [ -z "${PICOHTTPPARSER:-}" ] || {
+        sources+=(-DPICOHTTPPARSER "-I$PICOHTTPPARSER" "$PICOHTTPPARSER/picohttpparser.c")
+        parsers=(picohttpparser "${parsers[@]}")
+    }
+    ${CC:-cc} -std=gnu11 -D_GNU_SOURCE -O2 -w -I. -o "$folder/parse" "${sources[@]}"
+    before=$(load_average)
+    "${on_server[@]}" "$folder/parse" >"$folder/parsed"
+    printf '\n%s; load average %s before, %s after:\n\n' \
+        "A head, ns of CPU time, median (lowest-highest) of 25 rounds, and of http_parse's time" \
+        "$before" "$(load_average)"
+    cat "$folder/parsed"
+    command -v valgrind >/dev/null || return 0
+    printf '\nInstructions a head, counted by callgrind:\n\n'
+    head -n 2 "$folder/parsed"
+    for parser in "${parsers[@]}"; do
+        printf '| %s' "$parser"
+        for head in 0 1 2; do
+            printf ' | %d' $((($(instructions "$parser" $head 2000) -
+                $(instructions "$parser" $head 1000)) / 1000))
+        done
+        echo " |"
+    done
 }
 
 # ---- all ----
 
-command -v wrk >/dev/null || { say "wrk is not installed (Debian: apt-get install wrk)"; exit 1; }
 ulimit -n "$(ulimit -Hn)"
 mkdir "$folder/www"
 printf 'Hello, World!' >"$folder/www/hello.txt"
 : >"$folder/results"
 : >"$folder/memory"
 cat >"$folder/pipelined.lua" <<'END'
-local batch
-init = function() batch = string.rep(wrk.format(), 16) end
+local batch = ""
+init = function()
+    for i = 0, 15 do batch = batch .. wrk.format("GET", "/?" .. string.rep("q", 3 * i)) end
+end
 request = function() return batch end
 END
 printf -v request 'GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n\r\n' 20000
@@ -394,7 +476,8 @@ echo "$(date -u +%F), $(awk -F': ' '/model name/ { print $2; exit }' /proc/cpuin
     "$(nproc) cores, Linux $(uname -r), $(wrk -v 2>&1 | grep -o '^wrk [^ ]*' || true);" \
     "medians of $rounds rounds of $seconds s."
 case $only in
-load | all) load_part ;;&
-resting | all) resting_part ;;&
-start | all) start_part ;;
+parse | all) parse_part ;;&
+start | all) start_part ;;&
+load | all) ! command -v wrk >/dev/null || load_part ;;&
+idle | all) ! command -v wrk >/dev/null || idle_part ;;
 esac

@@ -2,16 +2,17 @@
  * floor.c - what a web server on epoll cannot do without, and nothing else: the floor that
  * test/bench.sh measures servers against.
  *
- *     floor PORT REQUEST-LENGTH [close]
+ *     floor PORT LENGTH [COUNT [close]]
  *
- * Receives once for each event and sends once, as many responses as requests of REQUEST-LENGTH
- * bytes came. Does not look at them, keeps no time, does not handle a partial request or send.
- * With close each response is its connection's last.
+ * Receives once for each event and sends once: COUNT responses (1) for each LENGTH bytes that came.
+ * Does not look at them, keeps no time, does not handle a partial request or send. A new connection
+ * is read from at once. With close each response is its connection's last.
  *
  * Of its variants this is the cheapest where it was measured: connections edge-triggered, the
  * listener level-triggered and asked for one connection an event (accepting until EAGAIN costs an
  * accept4 more for each wake-up, and this one allocates a socket before it fails).
  */
+#include <errno.h>
 #include <netinet/in.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -32,7 +33,8 @@ enum {
 
 static char responses[BATCH_MAX * RESPONSE_MAX];
 static size_t response_length;
-static size_t request_length;
+static size_t length; /* of COUNT requests */
+static size_t count = 1;
 static bool closes;
 
 /* As long as what rust_graceful_restart answers. */
@@ -69,23 +71,31 @@ static void watch(int epoll, int fd, uint32_t events)
         close(fd);
 }
 
-static void serve(int fd)
+/* Returns whether the connection stays. */
+static bool serve(int fd)
 {
     static char input[INPUT_MAX];
     ssize_t n = recv(fd, input, sizeof input, 0);
-    size_t requests = n > 0 ? (size_t)n / request_length : 0;
+    if (n < 0 && errno == EAGAIN)
+        return true;
+    size_t requests = n > 0 ? (size_t)n / length * count : 0;
     size_t answered = requests < BATCH_MAX ? requests : BATCH_MAX;
-    if (n <= 0 || send(fd, responses, answered * response_length, MSG_NOSIGNAL) < 0 || closes)
-        close(fd);
+    if (n > 0 && send(fd, responses, answered * response_length, MSG_NOSIGNAL) > 0 && !closes)
+        return true;
+    close(fd);
+    return false;
 }
 
 int main(int argc, char **argv)
 {
-    if (argc < 3 || (request_length = strtoul(argv[2], NULL, 10)) == 0) {
-        fprintf(stderr, "Usage: %s PORT REQUEST-LENGTH [close]\n", argv[0]);
+    length = argc > 2 ? strtoul(argv[2], NULL, 10) : 0;
+    if (argc > 3)
+        count = strtoul(argv[3], NULL, 10);
+    if (length == 0 || count == 0) {
+        fprintf(stderr, "Usage: %s PORT LENGTH [COUNT [close]]\n", argv[0]);
         return 2;
     }
-    closes = argc > 3;
+    closes = argc > 4;
     make_responses();
     int listener = open_listener((uint16_t)strtoul(argv[1], NULL, 10));
     int epoll = epoll_create1(0);
@@ -96,14 +106,14 @@ int main(int argc, char **argv)
     watch(epoll, listener, EPOLLIN);
     for (;;) {
         struct epoll_event events[EVENTS_MAX];
-        int count = epoll_wait(epoll, events, EVENTS_MAX, -1);
-        for (int i = 0; i < count; i++) {
+        int ready = epoll_wait(epoll, events, EVENTS_MAX, -1);
+        for (int i = 0; i < ready; i++) {
             int fd = events[i].data.fd;
-            if (fd != listener) {
+            if (fd != listener)
                 serve(fd);
-            } else if ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0) {
+            else if ((fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0 &&
+                     serve(fd))
                 watch(epoll, fd, EPOLLIN | EPOLLET);
-            }
         }
     }
 }

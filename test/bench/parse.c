@@ -2,7 +2,8 @@
  * parse.c - what the parser needs for a head: http_parse, and picohttpparser and llhttp where they
  * were compiled in (PICOHTTPPARSER, LLHTTP), in turns.
  *
- *     parse [ROUNDS]            prints Markdown: nanoseconds of CPU time a head
+ *     parse [ROUNDS]            prints Markdown: nanoseconds of CPU time a head, median (lowest-
+ *                               highest), and the ratio to http_parse, median of the rounds'
  *     parse PARSER HEAD COUNT   parses one head COUNT times, for a tool that counts instructions
  *
  * Neither of the others checks what http_parse does: that there is one Host and that it is one,
@@ -137,18 +138,28 @@ static int compare(const void *a, const void *b)
     return (difference > 0) - (difference < 0);
 }
 
+/* Of ROUNDS values, which are sorted for it. */
+static double median(double *values, int rounds)
+{
+    qsort(values, (size_t)rounds, sizeof *values, compare);
+    return values[rounds / 2];
+}
+
 static void print(int rounds)
 {
     printf("|");
     for (int h = 0; h < HEADS; h++)
         printf(" | %s, %zu bytes", heads[h].name, strlen(heads[h].text));
     printf(" |\n|---|---:|---:|---:|\n");
-    for (int p = 0; p < PARSERS; p++) {
+    for (int p = PARSERS - 1; p >= 0; p--) { /* http_parse, whose rounds are the measure, last */
         printf("| %s", parsers[p].name);
         for (int h = 0; h < HEADS; h++) {
-            qsort(results[p][h], (size_t)rounds, sizeof(double), compare);
-            printf(" | %.1f (%.1f-%.1f)", results[p][h][rounds / 2], results[p][h][0],
-                   results[p][h][rounds - 1]);
+            double ratios[ROUNDS_MAX];
+            for (int r = 0; r < rounds; r++)
+                ratios[r] = results[p][h][r] / results[0][h][r];
+            double ratio = median(ratios, rounds), time = median(results[p][h], rounds);
+            printf(" | %.1f (%.1f-%.1f), %.2f", time, results[p][h][0], results[p][h][rounds - 1],
+                   ratio);
         }
         printf(" |\n");
     }
