@@ -11,7 +11,7 @@
 enum {
     TOKEN = 1,    /* tchar: methods and field names (RFC 9110 section 5.6.2) */
     TARGET = 2,   /* what is visible, but for #, which no request target has (section 3.2) */
-    VALUE = 4,    /* field-vchar, space and tab (RFC 9110 section 5.5); no other control */
+    VALUE = 4,    /* VCHAR, space and tab: a field value, together with all bytes over 127 */
     REG_NAME = 8, /* unreserved and sub-delims (RFC 3986 section 3.2.2) */
     HEX = 16,
     DIGIT = 32,
@@ -19,7 +19,7 @@ enum {
 };
 
 /* clang-format off */
-static const unsigned char class_of[256] = {
+static const unsigned char class_of[256] = { /* 0 from 128 on */
     0, 0, 0, 0, 0, 0, 0, 0, 0, 68, 0, 0, 0, 0, 0, 0,
     0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
     68, 15, 6, 5, 15, 7, 15, 15, 14, 14, 15, 15, 14, 15, 15, 6,
@@ -28,14 +28,6 @@ static const unsigned char class_of[256] = {
     15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 6, 6, 6, 7, 15,
     7, 31, 31, 31, 31, 31, 31, 15, 15, 15, 15, 15, 15, 15, 15, 15,
     15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 15, 6, 7, 6, 15, 0,
-    4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4,
-    4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4,
-    4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4,
-    4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4,
-    4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4,
-    4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4,
-    4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4,
-    4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4,
 };
 /* clang-format on */
 
@@ -92,7 +84,7 @@ static inline const char *skip(const char *at, const char *end, unsigned char cl
     return at;
 }
 
-/* Returns where the field value ends: the bytes of VALUE. */
+/* Returns where the field value ends (RFC 9110 section 5.5). */
 static inline const char *skip_value(const char *at, const char *end)
 {
     const uint64_t each = 0x0101010101010101;
@@ -107,7 +99,9 @@ static inline const char *skip_value(const char *at, const char *end)
             break;
         }
     }
-    return skip(at, end, VALUE);
+    while (at < end && (is(*at, VALUE) || (*at & 0x80)))
+        at++;
+    return at;
 }
 
 static struct slice trimmed(struct slice s)
