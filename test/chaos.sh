@@ -6,7 +6,9 @@
 #   CHAOS_SEED      of the random numbers; printed, to try the same things again. What they meet is
 #                   a matter of timing, so that a failure may take several runs to come back
 #   CHAOS_MODE      1 or 2 (1)
-#   CHAOS_OPTIONS   further options of the server
+#   CHAOS_OPTIONS   further options of the server; with --supervise its first process is left alone,
+#                   but for half of the SIGUSR1
+#   CHAOS_IDLE      clients that are idle (100), beside 48 that are not
 #   CHAOS_SERVER    echo: build/echo is the server, which has no log and no pid file; mode 1 only
 #   CHAOS_KEEP      a folder that is left behind, with the logs, instead of a temporary one
 #   SERVER_DIR      folder of the programs (the project's root)
@@ -34,6 +36,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 seconds=${CHAOS_SECONDS:-60}
 seed=${CHAOS_SEED:-$((SRANDOM % 1000000))}
 mode=${CHAOS_MODE:-1}
+idle=${CHAOS_IDLE:-100}
 read -r -a options <<<"${CHAOS_OPTIONS:-}"
 server=${CHAOS_SERVER:-http}
 folder=${CHAOS_KEEP:-$(mktemp -d)}
@@ -56,7 +59,7 @@ echo)
     ;;
 esac
 RANDOM=$seed
-hammer=0
+supervisor=0 hammer=0
 failures=0
 
 # ---- helpers that fork nothing, as time matters ----
@@ -80,12 +83,13 @@ random() {
     r=$((RANDOM % $1))
 }
 
-# Sets processes: all whose working folder is the server's, zombies not among them.
+# Sets processes: all whose working folder is the server's, but zombies and the supervisor.
 find_processes() {
     local path
     processes=()
     for path in /proc/[0-9]*; do
-        [[ ! $path/cwd -ef $folder ]] || processes+=("${path#/proc/}")
+        [[ ! $path/cwd -ef $folder || $path == "/proc/$supervisor" ]] ||
+            processes+=("${path#/proc/}")
     done
 }
 
@@ -153,7 +157,7 @@ make_programs() {
     # Where its old process is killed, it ends by itself: it would have the listener for ever.
     script hangs 'while [[ -d /proc/$PPID ]]; do sleep 0.1; done'
     script slow 'sleep 0.$((RANDOM % 10)); become "$@"'
-    script few 'ulimit -n $((260 + RANDOM % 100)); become "$@"'
+    script few "ulimit -n \$(($idle + 160 + RANDOM % 100)); become \"\$@\""
     # The old one goes on once this has ended: see crash_after_report.
     script crashes_late 'echo $PPID >"late.$$"
         until [[ ${stat##*) } == T* ]]; do kill -STOP $PPID; read -r stat <"/proc/$PPID/stat"; done
@@ -221,12 +225,14 @@ declare -A stopped=() # until when
 
 pick() {
     find_processes
-    random ${#processes[@]}
-    picked=${processes[r]}
+    random $((${#processes[@]} + (${#processes[@]} == 0)))
+    picked=${processes[r]:-none}
 }
 
 restart_any() {
     pick
+    random 2
+    ((supervisor == 0 || r == 0)) || picked=$supervisor
     act "SIGUSR1 $picked"
     send USR1 "$picked"
 }
@@ -378,6 +384,7 @@ start_server() {
         done
         exec "${command[@]}" </dev/null >/dev/null 2>"$log"
     ) &
+    [[ ${options[*]} != *--supervise* ]] || supervisor=$!
     disown # how it ends is not for bash to say
     wait_for 10 finds_listener
     pause 100
@@ -390,7 +397,7 @@ descriptors_of() {
 
 start_hammer() {
     "$root/build/hammer" --verbose --duration 1000000 --deadline 60 --pause 5 --think 20 \
-        "${load[@]}" "127.0.0.1:$port" >"$folder/hammer" 2>"$folder/clients" &
+        -k 16 -t 16 -p 4 -c 4 -s 8 -r "$idle" "${load[@]}" "127.0.0.1:$port" >"$folder/hammer" 2>"$folder/clients" &
     hammer=$!
     wait_for 30 grep -qs '^resting' "$folder/clients"
 }
@@ -443,8 +450,9 @@ be_quiet() {
     wait_for 10 none_late || fail "a successor that was to crash did not"
     end_hammer
     wait_for 30 one_left || fail "there are left: ${processes[*]}"
+    ((${#processes[@]} > 0)) || return 0
     for ((i = 0; i < 3; i++)); do
-        process=${processes[0]:-0}
+        process=${processes[0]}
         install_program "$name" "$folder/kinds/exits"
         install_program "${name}1" "$folder/kinds/exits"
         send USR1 "$process"
@@ -469,6 +477,7 @@ clean_up() {
     for process in "${processes[@]}"; do
         send KILL "$process"
     done
+    ((supervisor == 0)) || send KILL "$supervisor"
     wait
     [[ -n ${CHAOS_KEEP:-} ]] || rm -rf "$folder"
 }
@@ -491,6 +500,8 @@ tick
 started=$now
 end=$((SECONDS + seconds))
 while ((SECONDS < end)); do
+    find_processes
+    ((${#processes[@]} > 0)) || break
     random ${#acts[@]}
     "${acts[r]}"
     random 80
@@ -499,6 +510,8 @@ while ((SECONDS < end)); do
     release_late
 done
 be_quiet
+((supervisor == 0)) || [[ $(pgrep -P "$supervisor") == "${processes[*]}" ]] ||
+    fail "the supervisor has these processes: $(pgrep -P "$supervisor" | tr '\n' ' ')"
 ! grep -Eq 'ERROR: AddressSanitizer: |runtime error: ' "$log" || fail 'the build has found a defect'
 if ((failures > 0)); then
     grep -sv '^resting' "$folder/clients" | head -n 20
