@@ -1,23 +1,93 @@
 #!/usr/bin/env bats
 # restart.[ch] in another server: the echo server of test/echo.c.
+# shellcheck disable=SC2016 # scripts in quotes are run by the successor
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
+bats_require_minimum_version 1.5.0
 load helper
 
 setup() {
     log=$BATS_TEST_TMPDIR/log
+    hammer=$BATS_TEST_TMPDIR/hammer
     cp "$BUILD_DIR/echo" "$BATS_TEST_TMPDIR/echo"
     cp "$BUILD_DIR/echo" "$BATS_TEST_TMPDIR/echo1"
     start_command ./echo 0
-    wait_for finds_port
+    wait_log "^echo: \[$pid] listening on 127\.0\.0\.1:"
+    port=$(sed -nE "s/.*\[$pid] listening on .*:([0-9]+)$/\1/p" "$log")
 }
 
-# replace: asks the server for a restart and waits until its successor alone serves. Sets old, pid.
+# The process that said last that it listens, of those that live.
+newest() {
+    local process
+    for process in $(sed -nE 's/.*\[([0-9]+)] listening on .*/\1/p' "$log" | tac); do
+        gone "$process" || break
+    done
+    echo "$process"
+}
+
+has_successor() {
+    [[ $(newest) != "$1" ]]
+}
+
+# replace: asks the server for a restart and waits until its successor listens. Sets old, pid.
 replace() {
     old=$pid
     kill -USR1 "$old"
-    wait_for handed_on "$old"
-    pid=$(holder_of_port)
+    wait_for has_successor "$old"
+    pid=$(newest)
+}
+
+# Waits until the server that was started last is the only one.
+one_is_left() {
+    wait_for only "$pid"
+}
+
+only() {
+    [[ $(processes_with exe) == "$1" ]]
+}
+
+# fail WHY: asks for a restart that fails, and waits until the server says so.
+fail() {
+    kill -USR1 "$pid"
+    deadline=20 wait_log "\[$pid] restart failed: $1"
+    wait_for childless "$pid"
+}
+
+# script LINES: the next successor is a script.
+script() {
+    printf '%s\n' '#!/bin/bash' "$1" >"$BATS_TEST_TMPDIR/new"
+    chmod +x "$BATS_TEST_TMPDIR/new"
+    mv "$BATS_TEST_TMPDIR/new" "$BATS_TEST_TMPDIR/$(next)"
+}
+
+# The file name of the next successor, and what puts the program back there.
+next() {
+    [[ $(readlink "/proc/$pid/exe") == */echo1 ]] && echo echo || echo echo1
+}
+
+mend() {
+    cp "$BUILD_DIR/echo" "$BATS_TEST_TMPDIR/new"
+    mv "$BATS_TEST_TMPDIR/new" "$BATS_TEST_TMPDIR/$(next)"
+}
+
+# load_server [OPTIONS...]: loads the server until load_ends; idle connections are there by then.
+load_server() {
+    in_background "$BUILD_DIR/hammer" --echo -d 300 "$@" "127.0.0.1:$port" \
+        >"$hammer" 2>"$hammer.said"
+    deadline=30 wait_for grep -q '^resting' "$hammer.said"
+}
+
+mixed_load() {
+    load_server -k 4 -t 4 -p 2 -c 2 -s 4 -r 50
+}
+
+# Ends the load: each message has come back, and no connection has been closed.
+load_ends() {
+    kill -INT "$job"
+    wait "$job" || {
+        cat "$hammer"
+        return 1
+    }
 }
 
 # echoes FD TEXT: whether a line comes back over FD as it was sent.
@@ -26,35 +96,52 @@ echoes() {
     echo "$2" >&"$1" && IFS= read -r -t 10 -u "$1" line && [[ $line == "$2" ]]
 }
 
-# Sends lines over one connection, one after the other, until there are enough.
-talk() {
-    local i fd
-    trap - DEBUG # Of bats, for its traces: slow.
-    exec {fd}<>"/dev/tcp/127.0.0.1/$port"
-    for ((i = 0; ; i++)); do
-        echoes "$fd" "line $i of $BASHPID" || exit 1
-        [[ ! -e $BATS_TEST_TMPDIR/enough ]] || exit 0
-    done
-}
-
-# Sends lines, each over a connection of its own, until there are enough.
-visit() {
-    local fd
-    trap - DEBUG
-    until [[ -e $BATS_TEST_TMPDIR/enough ]]; do
-        exec {fd}<>"/dev/tcp/127.0.0.1/$port"
-        echoes "$fd" "hello from $BASHPID" || exit 1
-        exec {fd}>&-
-    done
-}
-
 @test "the echo server sends back what it gets" {
     connect
     echoes "$conn" 'one line'
     echoes "$conn" 'and another'
 }
 
-@test "the echo server is replaced, there and back, and its connections move" {
+@test "the echo server listens on 127.0.0.1 alone, and at once after an earlier one has ended" {
+    [[ $(ss -Htln "sport = :$port") == *"127.0.0.1:$port "* ]]
+    connect
+    echoes "$conn" before
+    # The server closes first: its end of the connection is in TIME-WAIT then.
+    kill -TERM "$pid"
+    wait_gone "$pid"
+    start_command ./echo "$port"
+    wait_log "^echo: \[$pid] listening on 127\.0\.0\.1:$port$"
+    run ! grep -q 'cannot listen' "$log"
+}
+
+@test "SIGTERM and SIGINT end the echo server with status 0" {
+    connect
+    echoes "$conn" before
+    kill -TERM "$pid"
+    ended "$pid"
+    ((status == 0))
+    start_command ./echo 0
+    wait_log "\[$pid] listening on"
+    kill -INT "$pid"
+    ended "$pid"
+    ((status == 0))
+}
+
+@test "the echo server's log goes to standard error, a line for each thing that happens" {
+    connect
+    echoes "$conn" before
+    replace
+    wait_gone "$old"
+    [[ ! -s $log.out ]]
+    [[ $(grep -Evc "^echo1?: \[($old|$pid)] .+$" "$log") == 0 ]]
+    for said in 'SIGUSR1 received: restarting' "successor started: $pid \(\./echo1\)" \
+        "handed over to $pid: 1 connections" 'ended: 1 connections passed on'; do
+        (($(count_log "^echo: \[$old] $said$") == 1))
+    done
+    logged "^echo1: \[$pid] listening on 127\.0\.0\.1:$port \(inherited fd [0-9]+\)$"
+}
+
+@test "the echo server is replaced, there and back, and its connections go along" {
     connect
     first=$conn
     echoes "$first" before
@@ -67,56 +154,144 @@ visit() {
         wait_gone "$old"
         echoes "$first" "after $name"
         echoes "$conn" "after $name"
+        holds "$pid" "$first"
     done
 }
 
 @test "the echo server is replaced over and over under load, and no client notices" {
-    for ((i = 0; i < 4; i++)); do
-        in_background talk
-        jobs+=("$job")
-    done
-    in_background visit
-    jobs+=("$job")
-    for ((i = 0; i < 20; i++)); do
+    mixed_load
+    for ((i = 0; i < 30; i++)); do
         replace
     done
-    touch "$BATS_TEST_TMPDIR/enough"
-    for job in "${jobs[@]}"; do
-        wait "$job"
-    done
-    [[ ! -s $log ]]
+    one_is_left
+    load_ends
+    (($(count_log 'restart failed') == 0))
 }
 
-@test "the echo server serves on when its successor cannot be started, or ends" {
-    connect
-    before=$(descriptors "$pid")
-    rm "$BATS_TEST_TMPDIR/echo1"
-    kill -USR1 "$pid"
-    wait_log 'restart failed, serving on: No such file'
-    echoes "$conn" 'still here'
-    printf '#!/bin/bash\nexit 3\n' >"$BATS_TEST_TMPDIR/echo1.new"
-    chmod +x "$BATS_TEST_TMPDIR/echo1.new"
-    mv "$BATS_TEST_TMPDIR/echo1.new" "$BATS_TEST_TMPDIR/echo1"
-    kill -USR1 "$pid"
-    wait_log 'restart failed, serving on: status 768'
-    echoes "$conn" 'still here'
-    childless "$pid"
-    # The one that the test has open since is the only new one.
-    (($(descriptors "$pid") <= before + 1))
-    cp "$BUILD_DIR/echo" "$BATS_TEST_TMPDIR/new"
-    mv "$BATS_TEST_TMPDIR/new" "$BATS_TEST_TMPDIR/echo1"
+@test "a successor that hangs is killed, and no client of the echo server notices" {
+    mixed_load
+    script 'exec sleep 300'
+    fail 'successor [0-9]+ was not ready within 5 s and was killed'
+    mend
     replace
-    echoes "$conn" 'after all'
+    one_is_left
+    load_ends
+}
+
+@test "a successor that hangs after it was ready is killed, and no client of the echo server notices" {
+    mixed_load
+    # It closes the channel and lives on; and it never owned the listener.
+    script 'printf R1 >&"${RESTART_CHANNEL#*:}"; eval "exec ${RESTART_CHANNEL#*:}>&-"
+        exec sleep 300'
+    fail 'successor [0-9]+ did not take the listener and was killed'
+    mend
+    replace
+    one_is_left
+    load_ends
+}
+
+@test "successors that crash are noticed by no client of the echo server" {
+    mixed_load
+    script 'kill -SEGV $$'
+    fail 'successor [0-9]+ was ended by signal 11'
+    script 'printf R1 >&"${RESTART_CHANNEL#*:}"; kill -SEGV $$'
+    fail 'successor [0-9]+ was ended by signal 11 .* during the hand-over'
+    # It has owned the listener, and received no connection.
+    script 'channel=${RESTART_CHANNEL#*:}
+        printf R1 >&"$channel"; dd bs=16 count=1 status=none <&"$channel" >/dev/null; kill -SEGV $$'
+    fail 'successor [0-9]+ was ended by signal 11 .* during the hand-over'
+    mend
+    replace
+    one_is_left
+    load_ends
+}
+
+@test "successors that end are noticed by no client of the echo server" {
+    mixed_load
+    script 'exit 0'
+    fail 'successor [0-9]+ exited with status 0'
+    script 'exit 3'
+    fail 'successor [0-9]+ exited with status 3'
+    script 'printf R1 >&"${RESTART_CHANNEL#*:}"; exit 3'
+    fail 'successor [0-9]+ exited with status 3 during the hand-over'
+    mend
+    replace
+    one_is_left
+    load_ends
+}
+
+@test "successors that cannot be executed are noticed by no client of the echo server" {
+    mixed_load
+    rm "$BATS_TEST_TMPDIR/echo1"
+    fail 'cannot start \./echo1: No such file or directory'
+    echo garbage >"$BATS_TEST_TMPDIR/echo1"
+    fail 'cannot start \./echo1: Permission denied'
+    chmod +x "$BATS_TEST_TMPDIR/echo1"
+    fail 'cannot start \./echo1: Exec format error'
+    mend
+    replace
+    one_is_left
+    load_ends
+}
+
+@test "a successor of the echo server that is told to end before it owns the listener costs nothing" {
+    # All are connected by then: the successor accepts connections, and closes those.
+    load_server -k 4 -t 4 -p 2 -c 0 -s 4 -r 50
+    script 'until [[ -e stopped ]]; do sleep 0.02; done; exec -a ./echo1 ./echo "$@"'
+    kill -USR1 "$pid"
+    wait_log "\[$pid] successor started"
+    kill -STOP "$pid"
+    : >"$BATS_TEST_TMPDIR/stopped"
+    wait_for has_successor "$pid"
+    successor=$(newest)
+    kill -TERM "$successor"
+    wait_gone "$successor"
+    kill -CONT "$pid"
+    wait_log "\[$pid] restart failed: successor $successor exited with status 0"
+    mend
+    replace
+    one_is_left
+    load_ends
+}
+
+@test "700 idle connections of the echo server go along in a restart" {
+    load_server -r 700
+    replace
+    one_is_left
+    load_ends
+    grep -q 'resting.*answered=1400' "$hammer"
+}
+
+@test "700 idle connections of the echo server go along in six chains of two restarts 1 ms apart" {
+    load_server -r 700
+    for ((i = 0; i < 6; i++)); do
+        replace
+        sleep 0.001
+        replace
+        one_is_left
+    done
+    load_ends
+    grep -q 'resting.*answered=1400' "$hammer"
+}
+
+@test "idle connections and a mixed load go along in chains of restarts at once" {
+    load_server -k 4 -t 4 -p 2 -c 2 -s 4 -r 300
+    for ((i = 0; i < 6; i++)); do
+        for ((j = 0; j < 5; j++)); do
+            replace
+        done
+        one_is_left
+    done
+    load_ends
 }
 
 @test "nothing piles up over restarts of the echo server" {
     replace
-    wait_gone "$old"
-    # Standard streams, the listener and the signals; the channel is closed soon.
-    wait_for has_descriptors "$pid" 5
+    one_is_left
+    before=$(descriptors "$pid")
     for ((i = 0; i < 20; i++)); do
         replace
-        wait_gone "$old"
+        one_is_left
     done
-    wait_for has_descriptors "$pid" 5
+    wait_for has_descriptors "$pid" "$before"
 }
