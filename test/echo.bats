@@ -274,6 +274,26 @@ echoes() {
     grep -q 'resting.*answered=1400' "$hammer"
 }
 
+@test "the echo server waits for its predecessor, which hands over slowly, before it ends" {
+    load_server -r 700
+    in_background_too strace -qq -o /dev/null -e trace=sendmsg -e inject=sendmsg:delay_enter=300000 \
+        -p "$pid"
+    wait_for grep -Eq '^TracerPid:\s+[1-9]' "/proc/$pid/status"
+    first=$pid
+    replace
+    replace
+    replace
+    alive "$first"
+    one_is_left
+    load_ends
+    grep -q 'resting.*answered=1400' "$hammer"
+}
+
+# As in_background, and job is what it was.
+in_background_too() {
+    "$@" 3>&- &
+}
+
 @test "idle connections and a mixed load go along in chains of restarts at once" {
     load_server -k 4 -t 4 -p 2 -c 2 -s 4 -r 300
     for ((i = 0; i < 6; i++)); do

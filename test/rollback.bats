@@ -299,6 +299,41 @@ EOT
     done
 }
 
+@test "that the successor is told to end is heard, though it has just received the listener" {
+    start_server -p pid_file --rollback-timeout "$LONG"
+    old=$pid
+    calls=$BATS_TEST_TMPDIR/calls
+    successor_script 'until [[ -e traced ]]; do sleep 0.02; done; become "$@"'
+    kill -USR1 "$old"
+    wait_log "\[$old]: successor started"
+    pid=$(children "$old")
+    # The old process looks whether its message has been received, and a second later what is said.
+    in_background strace -qq -o "$calls" -e trace=recvfrom,sendmsg,ioctl \
+        -e inject=recvfrom:delay_enter=1000000 -p "$old"
+    wait_for is "$old" '^TracerPid:\s+[1-9]'
+    : >"$BATS_TEST_TMPDIR/traced"
+    wait_for grep -q '"R1"' "$calls"
+    kill -STOP "$pid"
+    wait_for grep -q '^sendmsg(.*"C0"' "$calls"
+    wait_for is "$old" '^State:\s+S'
+    looks=$(grep -c ^ioctl "$calls")
+    kill -USR1 "$old" # any event
+    wait_for looked_more_than "$looks"
+    kill -TERM "$pid"
+    kill -CONT "$pid"
+    wait_log "\[$pid]: SIGTERM received: ending gracefully"
+    old_ends
+    wait_gone "$pid"
+}
+
+is() {
+    grep -Eq "$2" "/proc/$1/status"
+}
+
+looked_more_than() {
+    (($(grep -c ^ioctl "$calls") > $1))
+}
+
 @test "the old process ends at once when its successor has handed over itself" {
     start_and_restart
     first=$old

@@ -291,25 +291,42 @@ is_child_of_supervisor() {
     supervisor_ended 0
 }
 
+# hand_over_unseen: the first process waits for signals only after a second, in which its server
+# hands over. Sets old and pid.
+hand_over_unseen() {
+    in_background strace -qq -o /dev/null -e trace=rt_sigtimedwait \
+        -e inject=rt_sigtimedwait:delay_enter=1000000 -p "$supervisor"
+    wait_for is_traced "$supervisor"
+    kill -CHLD "$supervisor"
+    wait_for grep -Eq '^State:\s+t' "/proc/$supervisor/status"
+    old=$pid
+    kill -USR1 "$old"
+    wait_for succeeded "$old"
+    pid=$(serving_pid)
+    wait_for names "$pid"
+}
+
 @test "a signal reaches the process that serves, though the first process learns of it late" {
     for signal in USR1 TERM; do
         start_supervised
-        # It waits for signals only after a second, in which its server hands over and ends.
-        in_background strace -qq -o /dev/null -e trace=rt_sigtimedwait \
-            -e inject=rt_sigtimedwait:delay_enter=1000000 -p "$supervisor"
-        wait_for is_traced "$supervisor"
-        kill -CHLD "$supervisor"
-        wait_for grep -Eq '^State:\s+t' "/proc/$supervisor/status"
-        old=$pid
-        kill -USR1 "$old"
-        wait_for succeeded "$old"
-        pid=$(serving_pid)
-        wait_for names "$pid"
+        hand_over_unseen
         wait_gone "$old"
         kill -"$signal" "$supervisor"
         wait_log "\[$pid]: SIG$signal received: (restarting|ending gracefully)"
         kill -TERM "$supervisor" 2>/dev/null || true
         ended "$supervisor"
+    done
+}
+
+@test "a signal for the process that serves is passed on by one that has handed over" {
+    for signal in USR1 TERM; do
+        start_supervised
+        holds_half
+        hand_over_unseen
+        kill -"$signal" "$supervisor"
+        wait_log "\[$pid]: SIG$signal received: (restarting|ending gracefully)"
+        run ! logged "\[$old]: SIG$signal received: (ignored|ending)"
+        send_rest
     done
 }
 
