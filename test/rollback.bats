@@ -213,6 +213,30 @@ EOT
     wait_for names "$old"
 }
 
+@test "after a crash of a successor that starts its own, one process owns the listener" {
+    start_and_restart
+    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    kill -USR1 "$pid"
+    wait_for test -e "$BATS_TEST_TMPDIR/started"
+    kill -SEGV "$pid"
+    wait_gone "$pid"
+    : >"$BATS_TEST_TMPDIR/go"
+    wait_for one_listens
+    serves
+    names "$(holder_of_port)"
+    # It stays so.
+    sleep 1
+    one_listens
+    serves
+}
+
+# Whether one process has the listener open, and nothing else runs.
+one_listens() {
+    local listening
+    listening=$(ss -Htlnp "sport = :$port" | grep -o 'pid=[0-9]*' | sort -u)
+    [[ -n $listening && $(left_over) == "${listening#pid=}" ]]
+}
+
 @test "a crash after the drain timeout has cut what was in flight is rolled back, too" {
     start_server -p pid_file --rollback-timeout "$LONG" --drain-timeout 1
     connect

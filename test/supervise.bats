@@ -334,6 +334,20 @@ is_traced() {
     grep -Eq '^TracerPid:\s+[1-9]' "/proc/$1/status"
 }
 
+@test "a signal reaches a server whose successor has just crashed, before it knows" {
+    start_supervised --rollback-timeout 300
+    hand_over
+    # It learns of the crash only after two seconds.
+    in_background strace -qq -o /dev/null -e trace=wait4 -e inject=wait4:delay_enter=2000000 \
+        -p "$old"
+    wait_for is_traced "$old"
+    kill -SEGV "$pid"
+    wait_gone "$pid"
+    kill -TERM "$supervisor"
+    wait_for gone "$supervisor"
+    supervisor_ended 0
+}
+
 # ---- rollback ----
 
 @test "a crash within the rollback timeout is rolled back, and the first process goes on" {
