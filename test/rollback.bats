@@ -237,6 +237,27 @@ one_listens() {
     [[ -n $listening && $(left_over) == "${listening#pid=}" ]]
 }
 
+@test "that the channel closes a moment before a crash is seen costs the old process's clients nothing" {
+    start_server -p pid_file --rollback-timeout "$LONG"
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    old=$pid
+    ready_script 'eval "exec $channel>&-"; kill -SEGV $$'
+    for ((i = 0; i < 5; i++)); do
+        rolled_back_before=$(count_log 'rolled back')
+        kill -USR1 "$old"
+        wait_for rolled_back_more_than "$rolled_back_before"
+    done
+    run ! logged 'closed the channel'
+    send "$conn" "$REST"
+    answered "$conn"
+}
+
+rolled_back_more_than() {
+    (($(count_log 'rolled back') > $1))
+}
+
 @test "a crash after the drain timeout has cut what was in flight is rolled back, too" {
     start_server -p pid_file --rollback-timeout "$LONG" --drain-timeout 1
     connect
