@@ -946,7 +946,7 @@ static int run(struct server *s)
         if (phase == RESTART_HANDING_OVER || phase == RESTART_CUT)
             give_idle(s, phase == RESTART_CUT);
     }
-    return phase == RESTART_DONE ? EXIT_SUCCESS : EXIT_FAILURE;
+    return s->restart.status;
 }
 
 /* False: and says why. */

@@ -58,8 +58,10 @@ enum {
     PAUSE_MS = 100,         /* until accepting is tried again, or what only others can change */
     RECEIVE_MS = 5000,      /* for a successor to receive a message */
     PATIENCE_MS = 1000,     /* for it to close the channel, and for what is left at the end */
+    SHORTAGE_MS = 5000,     /* of descriptors at the end, until what waits is given up */
     LAST_REQUEST_MS = 1000, /* for a request that is on its way at a shutdown */
     NOTIFY_WAIT_US = 100000,
+    GENERATIONS = 64, /* that a supervisor knows: more than live at a time */
     EXIT_NOT_EXECUTED = 127,
 };
 
@@ -75,6 +77,7 @@ enum deadline {
     CLOSE_AT,       /* a request that is on its way at a shutdown has come; NEVER: that is over */
     ROOM_BY,        /* there must be descriptors for what the predecessor hands over */
     PARTED_BY,      /* the successor must have closed the channel */
+    ENDED_BY,       /* the successor, which has closed the channel: else it lives */
     STEP_AT,        /* the next step is due, whatever happens */
 };
 
@@ -274,6 +277,11 @@ static int free_descriptors(const struct restart *r, int wanted)
     return count;
 }
 
+static bool has_ended(int process)
+{
+    return process >= 0 && poll(&(struct pollfd){.fd = process, .events = POLLIN}, 1, 0) != 0;
+}
+
 /* How many connections a message may bring the successor, beside those that it has and can evict.
  */
 static int room_of(pid_t process)
@@ -419,11 +427,17 @@ static void enter(struct restart *r, enum restart_phase phase)
 
 static void start(struct restart *r);
 
+/* Tells the supervisor of a successor, or with 0 that this process owns the listener. */
+static void tell_supervisor(const struct restart *r, pid_t successor)
+{
+    if (r->supervisor > 0)
+        sigqueue(r->supervisor, SIGRTMIN, (union sigval){.sival_int = successor});
+}
+
 /* Tells the others that this process owns the listener. */
 static int announce(struct restart *r)
 {
-    if (r->supervisor > 0)
-        sigqueue(r->supervisor, SIGRTMIN, (union sigval){0});
+    tell_supervisor(r, 0);
     return write_pid_file(r);
 }
 
@@ -651,11 +665,13 @@ static void hear_predecessor(struct restart *r)
     }
 }
 
-/* Says that this process drains: its end is no crash then, and nothing to roll back for. */
-static void tell_predecessor(const struct restart *r)
+/* Says what this process is about, for a predecessor that stands by. S: it has started a successor,
+ * which carries on if this process dies. F: that has failed. D: it drains, so its end is no crash.
+ */
+static void tell_predecessor(const struct restart *r, const char *what)
 {
     if (r->predecessor >= 0)
-        send(r->predecessor, "D", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+        send(r->predecessor, what, 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
 /* ---- starting a successor ---- */
@@ -734,7 +750,8 @@ static void forget_successor(struct restart *r)
     close_fd(&r->successor.execution);
     close_fd(&r->successor.channel);
     r->successor.pid = 0;
-    r->deadlines[READY_BY] = r->deadlines[RECEIVED_BY] = r->deadlines[PARTED_BY] = NEVER;
+    r->deadlines[READY_BY] = r->deadlines[RECEIVED_BY] = NEVER;
+    r->deadlines[PARTED_BY] = r->deadlines[ENDED_BY] = NEVER;
 }
 
 static int make_ends(const struct restart *r, int channel[2], int execution[2])
@@ -776,6 +793,8 @@ static int spawn(struct restart *r, char *name)
     r->successor.channel = channel[0];
     r->successor.execution = execution[0];
     r->successor.pid = pid > 0 ? pid : 0;
+    if (pid > 0)
+        tell_supervisor(r, pid);
     if (pid > 0 && watch_successor(r))
         return 0;
     if (pid > 0) {
@@ -793,6 +812,7 @@ static void restart_failed(struct restart *r, const char *why)
     if (r->phase != RESTART_STARTING)
         return;
     enter(r, RESTART_SERVING);
+    tell_predecessor(r, "F");
     notify(r, "READY=1\nSTATUS=restart failed: %s", why);
 }
 
@@ -804,6 +824,7 @@ static void start(struct restart *r)
     r->again = false;
     notify(r, "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=", t.tv_sec * 1000000LL + t.tv_nsec / 1000);
     enter(r, RESTART_STARTING);
+    tell_predecessor(r, "S");
     int error = toggle(r->argv[0], name) < 0 ? errno : spawn(r, name);
     if (error) {
         snprintf(why, sizeof why, "cannot start the successor of %.300s: %s", r->argv[0],
@@ -834,7 +855,7 @@ static void hand_over(struct restart *r)
     notify(r, "MAINPID=%ld\nREADY=1", (long)r->successor.pid);
     say(r, LOG_INFO, "handed over to %ld: %d connections", (long)r->successor.pid,
         takes ? r->open : 0);
-    tell_predecessor(r);
+    tell_predecessor(r, "D");
     r->successor.room = room_of(r->successor.pid);
     r->successor.received = takes ? 0 : 1;
     r->deadlines[READY_BY] = NEVER;
@@ -960,16 +981,20 @@ static void successor_ended(struct restart *r, int status)
     /* The listener is open for a rollback only, if at all. */
     const bool complete =
         !is_pending(r) && (r->phase != RESTART_HANDING_OVER || (r->offered && r->batch_count == 0));
+    const bool owned = !is_pending(r);
     describe_end(r, status, why);
     forget_successor(r);
     if (r->phase == RESTART_STARTING) {
         restart_failed(r, why);
     } else if (r->phase <= RESTART_CUT && r->listener >= 0 && !is_told_to_end(r) &&
-               !(well && complete)) {
+               !(well && complete) && !r->successor.has_successor) {
         serve_again(r, why);
     } else {
         say(r, well ? LOG_INFO : LOG_WARNING, "%s", why);
         r->deadlines[ROLLBACK_UNTIL] = NEVER;
+        /* The supervisor sees this process only: its status is that of the service. */
+        if (owned && r->supervisor > 0 && status != -1)
+            r->status = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
         drain_alone(r);
     }
 }
@@ -1033,6 +1058,8 @@ static void hear_channel(struct restart *r)
             break;
         else if (text[0] == 'R' && r->successor.report == 0)
             r->successor.report = length > 1 && text[1] == '1' ? 'T' : 'R';
+        else if (text[0] == 'S' || text[0] == 'F')
+            r->successor.has_successor = text[0] == 'S';
         else
             drains |= text[0] == 'D';
     }
@@ -1040,7 +1067,8 @@ static void hear_channel(struct restart *r)
         step_after(r, RETRY_MS);
     else if (length == 0 || errno != EAGAIN)
         close_fd(&r->successor.channel);
-    if (all && r->successor.sent > r->successor.received)
+    /* That it drains is for the owner of the listener to say: so it has received that it is. */
+    if ((all || (drains && is_pending(r))) && r->successor.sent > r->successor.received)
         received_all(r);
     /* It ends because it was told to: the service is not to come back here. */
     if (drains && !is_pending(r)) {
@@ -1066,11 +1094,14 @@ static void hear_successor(struct restart *r)
         successor_ended(r, ended > 0 ? status : -1);
         return;
     }
-    /* Its tracer may hold it: the pidfd is readable then, and there is nothing to wait for yet. */
-    if (poll(&(struct pollfd){.fd = r->successor.process, .events = POLLIN}, 1, 0) != 0)
+    /* Its tracer may hold it: there is nothing to wait for yet. */
+    if (has_ended(r->successor.process))
         step_after(r, PAUSE_MS);
-    if (open && r->successor.channel < 0)
+    /* The kernel closes the channel of a process that crashes well before it can be waited for. */
+    if (open && r->successor.channel < 0 && is_pending(r))
         channel_closed(r);
+    else if (open && r->successor.channel < 0 && r->deadlines[PARTED_BY] == NEVER)
+        r->deadlines[ENDED_BY] = now() + PATIENCE_MS;
     if (r->phase == RESTART_STARTING && !r->successor.late &&
         (r->successor.report == 'R' || (r->successor.report == 'T' && r->successor.channel >= 0)))
         hand_over(r);
@@ -1115,7 +1146,7 @@ static void stop(struct restart *r)
     if (r->phase > RESTART_STARTING && !(r->phase == RESTART_HANDING_OVER && is_pending(r)))
         return;
     notify(r, "STOPPING=1");
-    tell_predecessor(r);
+    tell_predecessor(r, "D");
     if (is_pending(r)) {
         kill(r->successor.pid, SIGTERM);
         take_back_batch(r);
@@ -1139,6 +1170,7 @@ static void signal_stop(struct restart *r, const char *name, pid_t sender)
     }
     if (is_pending(r))
         kill(r->successor.pid, SIGKILL);
+    r->status = EXIT_FAILURE;
     enter(r, RESTART_ABORTED);
 }
 
@@ -1160,7 +1192,9 @@ static void signal_restart(struct restart *r)
 static void take_signal(struct restart *r, int signal, pid_t sender)
 {
     /* The supervisor's signals are for the process that owns the listener: this one may have handed
-     * it over since. */
+     * it over since, and may own it again. */
+    if (has_ended(r->successor.process))
+        hear_successor(r);
     if (sender > 0 && sender == r->supervisor && r->successor.pid > 0 &&
         r->phase >= RESTART_HANDING_OVER && !is_told_to_end(r) &&
         (signal == SIGUSR1 || !is_pending(r))) {
@@ -1208,6 +1242,8 @@ static void meet_deadlines(struct restart *r)
         r->successor.stalls = true;
         received_all(r);
     }
+    if (is_due(r, ENDED_BY))
+        channel_closed(r);
     if (is_due(r, PARTED_BY))
         close_fd(&r->successor.channel);
     if (is_due(r, DRAINED_BY)) {
@@ -1251,7 +1287,8 @@ static bool has_parted(struct restart *r)
 static void move_on(struct restart *r)
 {
     const bool stands_by = r->deadlines[ROLLBACK_UNTIL] != NEVER && r->successor.pid > 0;
-    if (r->phase < RESTART_HANDING_OVER || r->phase > RESTART_CUT || is_pending(r))
+    if (r->phase < RESTART_HANDING_OVER || r->phase > RESTART_CUT || is_pending(r) ||
+        r->deadlines[ENDED_BY] != NEVER)
         return;
     if (is_handed_over(r) && r->backlog == 0 && !stands_by)
         close_listener(r);
@@ -1283,8 +1320,11 @@ enum restart_phase restart_step(struct restart *r)
     keep_reserve(r);
     if (r->listener >= 0)
         watch_listener(r, may_accept(r) && r->deadlines[ACCEPT_AT] == NEVER);
-    if (hands_over(r) && !r->offered && r->successor.sent == r->successor.received)
-        r->offered = true, step_soon(r);
+    if (hands_over(r) && !r->offered && r->successor.sent > 0 &&
+        r->successor.sent == r->successor.received && r->deadlines[GIVE_AT] == NEVER) {
+        r->offered = true;
+        step_soon(r);
+    }
     if (r->taken_count > 0 || (r->batch_count > 0 && r->batch_is_back))
         step_soon(r);
     arm(r);
@@ -1364,6 +1404,10 @@ static int accept_new(struct restart *r)
     /* EMFILE is said before the kernel looks whether there is a connection at all. */
     if (errno == EAGAIN ||
         (full && poll(&(struct pollfd){.fd = r->listener, .events = POLLIN}, 1, 0) == 0))
+        return none_waits(r);
+    /* With no connection left, it is not this process that uses up what is short. */
+    const int64_t draining_since = r->deadlines[DRAINED_BY] - r->options.drain_timeout * 1000LL;
+    if (r->backlog > 0 && r->open == 0 && now() - draining_since > SHORTAGE_MS)
         return none_waits(r);
     r->deadlines[ACCEPT_AT] = now() + PAUSE_MS;
     step_soon(r);
@@ -1455,40 +1499,79 @@ bool restart_leave(struct restart *r, int connection, bool is_idle)
 
 /* ---- supervision ---- */
 
-/* In the first process: see restart_supervise. The servers are a process group: so they are told
- * apart from what else is orphaned to it. */
-static int supervise(pid_t servers, const sigset_t *caught)
+/* What the supervisor knows of its servers. Each is told of by the process that starts it, so other
+ * orphans are none; and one that is no child of the supervisor has a parent that is. */
+struct servers {
+    pid_t pids[GENERATIONS]; /* the last ones; 0: none */
+    unsigned count;
+    int owner; /* pidfd */
+    int status;
+};
+
+static bool is_server(const struct servers *s, pid_t pid)
+{
+    bool found = false;
+    for (int i = 0; i < GENERATIONS; i++)
+        found |= s->pids[i] == pid;
+    return found;
+}
+
+static void reap(struct servers *s)
+{
+    int status;
+    pid_t pid;
+    while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
+        if (is_server(s, pid))
+            s->status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* Sends SIGNAL to each server that is a child; returns how many there are. */
+static int signal_servers(const struct servers *s, int signal)
 {
     siginfo_t info;
-    sigset_t announced;
-    const struct timespec at_once = {0};
-    int status = 0, owner = (int)syscall(SYS_pidfd_open, servers, 0);
-    sigemptyset(&announced);
-    sigaddset(&announced, SIGRTMIN);
-    for (;;) {
-        info.si_pid = 0;
-        while (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid > 0) {
-            if (getpgid(info.si_pid) == servers)
-                status = info.si_status + (info.si_code == CLD_EXITED ? 0 : 128);
-            waitpid(info.si_pid, NULL, 0);
-            info.si_pid = 0;
+    int count = 0;
+    for (int i = 0; i < GENERATIONS; i++)
+        if (s->pids[i] > 0 &&
+            waitid(P_PID, (id_t)s->pids[i], &info, WEXITED | WNOHANG | WNOWAIT) == 0) {
+            kill(s->pids[i], signal);
+            count++;
         }
-        if (waitid(P_PGID, (id_t)servers, &info, WEXITED | WNOHANG | WNOWAIT) < 0 &&
-            errno == ECHILD)
-            return status;
+    return count;
+}
+
+static void hear_server(struct servers *s, const siginfo_t *info)
+{
+    if (info->si_value.sival_int > 0) {
+        s->pids[s->count++ % GENERATIONS] = info->si_value.sival_int;
+        return;
+    }
+    close_fd(&s->owner);
+    s->owner = (int)syscall(SYS_pidfd_open, info->si_pid, 0);
+}
+
+/* In the first process: see restart_supervise. */
+static int supervise(pid_t first, const sigset_t *caught)
+{
+    struct servers s = {.pids = {first}, .count = 1};
+    const struct timespec at_once = {0};
+    sigset_t told;
+    siginfo_t info;
+    sigemptyset(&told);
+    sigaddset(&told, SIGRTMIN);
+    s.owner = (int)syscall(SYS_pidfd_open, first, 0);
+    do {
         int signal = sigwaitinfo(caught, &info);
         /* Signals come in the order of their numbers. SIGRTMIN is the last, but may be older. */
-        for (int next = signal; next > 0; next = sigtimedwait(&announced, &info, &at_once)) {
-            if (next != SIGRTMIN)
-                continue;
-            close_fd(&owner);
-            owner = (int)syscall(SYS_pidfd_open, info.si_pid, 0);
-        }
-        /* Where the owner has ended, and the next one is not known yet, all servers get it. */
-        if (signal > 0 && signal != SIGCHLD && signal != SIGRTMIN &&
-            syscall(SYS_pidfd_send_signal, owner, signal, NULL, 0) < 0)
-            kill(-servers, signal);
-    }
+        for (int next = signal; next > 0; next = sigtimedwait(&told, &info, &at_once))
+            if (next == SIGRTMIN)
+                hear_server(&s, &info);
+        reap(&s);
+        if (signal <= 0 || signal == SIGCHLD || signal == SIGRTMIN)
+            continue;
+        if (has_ended(s.owner) || syscall(SYS_pidfd_send_signal, s.owner, signal, NULL, 0) < 0)
+            signal_servers(&s, signal); /* the next owner is not known yet */
+    } while (signal_servers(&s, 0) > 0);
+    return s.status;
 }
 
 int restart_supervise(struct restart *r)

@@ -14,7 +14,7 @@
  *      its own events, calls restart_accept(), in place of accept4(2), until it returns -1; then
  *      restart_step(); then restart_leave() for each connection, and forgets it where that is true;
  *   4. closes connections with restart_close(), or tells restart_closed();
- *   5. exits when the phase is RESTART_DONE, or more.
+ *   5. exits with restart.status when the phase is RESTART_DONE, or more.
  *
  * The server has to know which of its connections are idle: those with no byte of a request read
  * and no byte of a response unsent. Such a connection is its descriptor and nothing else. A server
@@ -59,8 +59,8 @@ enum restart_phase {
     RESTART_STANDING_BY,  /* no connection is left; serves again if the successor crashes */
     RESTART_DRAINING,     /* each answer is a connection's last; close what is idle, in a moment */
     RESTART_CUT,          /* the drain deadline: close every connection, but give what is idle */
-    RESTART_DONE,         /* nothing is left to wait for: exit with status 0 */
-    RESTART_ABORTED,      /* told to end twice: exit at once with status 1 */
+    RESTART_DONE,         /* nothing is left to wait for: exit */
+    RESTART_ABORTED,      /* told to end twice: exit at once */
 };
 
 struct restart_options {
@@ -81,12 +81,13 @@ struct restart_options {
 enum {
     RESTART_BATCH = 253, /* connections in one message: SCM_MAX_FD, unix(7) */
     RESTART_RESERVE = 6, /* descriptors that a restart needs: two pairs and a pidfd; one more */
-    RESTART_DEADLINES = 10,
+    RESTART_DEADLINES = 11,
 };
 
-/* Its members are the module's own; PHASE and INHERITED may be read. */
+/* Its members are the module's own; PHASE, STATUS and INHERITED may be read. */
 struct restart {
     enum restart_phase phase;
+    int status; /* to exit with, once the phase is DONE or ABORTED */
     struct restart_options options;
     char **argv; /* of a successor, with room for FD at ARGC */
     int argc;
@@ -115,17 +116,18 @@ struct restart {
     int taken_count;
 
     struct {
-        pid_t pid;         /* 0: none */
-        int process;       /* pidfd */
-        int execution;     /* pipe: errno of a failed execution, or end of file */
-        int channel;       /* -1: closed, or it knows none */
-        int error;         /* of its execution */
-        char report;       /* 0: none yet, 'R': ready, 'T': ready, and takes connections */
-        bool late;         /* and killed for it */
-        int room;          /* connections that a message may bring it */
-        unsigned sent;     /* messages */
-        unsigned received; /* of them; the first makes the listener its own */
-        bool stalls;       /* it does not receive: it is not waited for any more */
+        pid_t pid;          /* 0: none */
+        int process;        /* pidfd */
+        int execution;      /* pipe: errno of a failed execution, or end of file */
+        int channel;        /* -1: closed, or it knows none */
+        int error;          /* of its execution */
+        char report;        /* 0: none yet, 'R': ready, 'T': ready, and takes connections */
+        bool late;          /* and killed for it */
+        int room;           /* connections that a message may bring it */
+        unsigned sent;      /* messages */
+        unsigned received;  /* of them; the first makes the listener its own */
+        bool has_successor; /* of its own, which carries on if it dies */
+        bool stalls;        /* it does not receive: it is not waited for any more */
     } successor;
     int batch[RESTART_BATCH]; /* connections given, that the successor has not received yet */
     int batch_count;

@@ -319,7 +319,7 @@ in_old_program() {
     tell busy half
     wait_for has_stable_descriptors "$pid"
     kill -CONT "$old"
-    wait_gone "$old"
+    wait_log "\[$old]: handed over"
     tell idle ask
     answers idle
     (($(how_many '?') == 0))

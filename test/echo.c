@@ -15,7 +15,8 @@ static struct restart r;
 
 static void say(int priority, const char *line)
 {
-    warnx("[%ld] <%d> %s", (long)getpid(), priority, line);
+    (void)priority;
+    warnx("[%ld] %s", (long)getpid(), line);
 }
 
 /* Sends back what has come: so each connection is idle whenever this has been called. */
@@ -39,16 +40,19 @@ static int listen_at(in_port_t port)
 int main(int argc, char **argv)
 {
     struct restart_options options = {.ready_timeout = 5, .drain_timeout = 30, .log = say};
+    struct rlimit limit;
     int fd, listener = restart_inherit(&r, &argc, argv);
     if (argc != 2 || (listener < 0 && r.inherited >= 0))
         errx(2, "usage: %s PORT [LISTENING DESCRIPTOR]", argv[0]);
-    setrlimit(RLIMIT_NOFILE, &(struct rlimit){MAX, MAX});
+    getrlimit(RLIMIT_NOFILE, &limit);
+    limit.rlim_cur = limit.rlim_cur < MAX ? limit.rlim_cur : MAX;
+    setrlimit(RLIMIT_NOFILE, &limit);
     listener = listener < 0 ? listen_at((in_port_t)atoi(argv[1])) : listener;
     int polled = restart_serve(&r, listener, &options);
     for (fd = 0; fd < MAX; fd++)
         fds[fd] = (struct pollfd){fd == polled ? fd : -1, POLLIN, 0};
     while (polled >= 0 && r.phase < RESTART_DONE) {
-        int ready = poll(fds, MAX, -1);
+        int ready = poll(fds, limit.rlim_cur, -1);
         for (fd = 0; fd < MAX; fd++)
             if (fd != polled && fds[fd].fd >= 0 && ready > 0 && fds[fd].revents && !echo(fd))
                 restart_close(&r, fd), fds[fd].fd = -1;
@@ -58,5 +62,5 @@ int main(int argc, char **argv)
             fds[fd].fd = fd;
         restart_step(&r);
     }
-    return r.phase != RESTART_DONE;
+    return polled < 0 ? 1 : r.status;
 }
