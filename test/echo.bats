@@ -48,9 +48,15 @@ only() {
 
 # fail WHY: asks for a restart that fails, and waits until the server says so.
 fail() {
+    local before
+    before=$(count_log "\[$pid] restart failed: $1")
     kill -USR1 "$pid"
-    deadline=20 wait_log "\[$pid] restart failed: $1"
+    deadline=20 wait_for logged_more_than "$before" "\[$pid] restart failed: $1"
     wait_for childless "$pid"
+}
+
+logged_more_than() {
+    (($(count_log "$2") > $1))
 }
 
 # script LINES: the next successor is a script.
@@ -199,7 +205,7 @@ echoes() {
     # It has owned the listener, and received no connection.
     script 'channel=${RESTART_CHANNEL#*:}
         printf R1 >&"$channel"; dd bs=16 count=1 status=none <&"$channel" >/dev/null; kill -SEGV $$'
-    fail 'successor [0-9]+ was ended by signal 11 .* during the hand-over'
+    fail 'successor [0-9]+ was ended by signal 11'
     mend
     replace
     one_is_left
