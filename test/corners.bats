@@ -273,7 +273,7 @@ in_old_program() {
     connect
     send "$conn" "$HALF"
     wait_for taken "$conn"
-    successor_script 'printf R1 >&"${RESTART_CHANNEL#*:}"; echo $$ >successor; exec sleep 60'
+    successor_script 'echo $$ >successor; printf R1 >&"${RESTART_CHANNEL#*:}"; exec sleep 60'
     kill -USR1 "$old"
     wait_log "\[$old]: handed over"
     successor=$(<"$BATS_TEST_TMPDIR/successor")
