@@ -52,15 +52,6 @@ enum {
     EVICT_TRIES = 64,             /* connections looked at to find one that is idle */
 };
 
-/* Something that epoll tells about, and what to call then. Events are hints: what they speak of may
- * be gone when their turn comes. */
-struct server;
-struct source {
-    int fd;
-    bool watched;
-    void (*ready)(struct server *server, struct source *source, uint32_t events);
-};
-
 struct link {
     struct link *next;
     struct link *previous;
@@ -112,13 +103,14 @@ struct saved {
 
 /* One for each descriptor. An idle connection costs this, and nothing else. */
 struct connection {
-    struct source source; /* first: its address is the connection's */
     struct link link;
     int64_t since; /* when it began to wait */
     struct saved *saved;
+    int fd;
     uint32_t dropped; /* bytes, while it lingers */
     uint8_t state;
-    bool sends : 1;    /* epoll watches for room to send, not for input */
+    bool watched : 1;  /* by epoll */
+    bool sends : 1;    /* it watches for room to send, not for input */
     bool closing : 1;  /* what is to be sent is the last response */
     bool lingers : 1;  /* and the client may go on sending */
     bool answered : 1; /* at least once, by this process */
@@ -138,10 +130,8 @@ struct server {
     const struct options *options;
     struct restart restart;
     int epoll;
-    struct source listener; /* its events; the module has the descriptor */
-    struct source step;     /* all other events of the module */
-    int64_t now;            /* milliseconds of the monotonic clock */
-    time_t dated;           /* the second that the responses bear */
+    int64_t now;  /* milliseconds of the monotonic clock */
+    time_t dated; /* the second that the responses bear */
     struct http_responses responses;
 
     struct connection *connections; /* by descriptor */
@@ -154,8 +144,6 @@ struct server {
     char input[HTTP_INPUT_MAX];
     char output[OUTPUT_MAX];
 };
-
-static void connection_ready(struct server *s, struct source *source, uint32_t events);
 
 /* ---- start-up and options ---- */
 
@@ -478,17 +466,6 @@ static void tick(struct server *s)
     http_date(&s->responses, &utc);
 }
 
-/* The one place where interest in events is set. False: the kernel has no room for it. */
-static bool watch(struct server *s, struct source *source, uint32_t events)
-{
-    struct epoll_event event = {.events = events, .data.ptr = source};
-    int how = source->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-    if (epoll_ctl(s->epoll, how, source->fd, &event) < 0)
-        return false;
-    source->watched = true;
-    return true;
-}
-
 static struct connection *connection_of(struct link *link)
 {
     return (struct connection *)((char *)link - offsetof(struct connection, link));
@@ -546,7 +523,7 @@ static void free_connection(struct connection *c)
 static void end_connection(struct server *s, struct connection *c)
 {
     free_connection(c);
-    restart_close(&s->restart, c->source.fd);
+    restart_close(&s->restart, c->fd);
 }
 
 /* The one place where it begins: idle, not watched yet. */
@@ -557,20 +534,22 @@ static struct connection *begin_connection(struct server *s, int fd)
         return NULL;
     }
     struct connection *c = &s->connections[fd];
-    *c = (struct connection){.source = {.fd = fd, .ready = connection_ready},
-                             .state = CONNECTION_IDLE};
+    *c = (struct connection){.fd = fd, .state = CONNECTION_IDLE};
     c->link.next = c->link.previous = &c->link;
     wait_for(s, c, WAIT_IDLE);
     return c;
 }
 
-static void watch_connection(struct server *s, struct connection *c, bool sends)
+/* The one place where interest in a connection's events is set. Edge-triggered: no call between
+ * requests, and none to find that there is no more to read. */
+static void watch(struct server *s, struct connection *c, bool sends)
 {
-    const uint32_t input = EPOLLIN | EPOLLPRI;
+    const uint32_t wanted = sends ? EPOLLOUT : EPOLLIN | EPOLLPRI;
+    struct epoll_event event = {.events = EPOLLET | EPOLLRDHUP | wanted, .data.ptr = c};
     c->sends = sends;
-    /* Edge-triggered: no call between requests, and none to find that there is no more to read. */
-    if (!watch(s, &c->source, EPOLLET | EPOLLRDHUP | (sends ? EPOLLOUT : input)))
+    if (epoll_ctl(s->epoll, c->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, c->fd, &event) < 0)
         end_connection(s, c);
+    c->watched = true;
 }
 
 /* Keeps what C leaves behind, of the input what stands behind USED. */
@@ -606,19 +585,19 @@ static void restore(struct server *s, struct connection *c)
  * take it from a client that has not read it yet (RFC 9112 section 9.6). */
 static void close_gracefully(struct server *s, struct connection *c)
 {
-    if (!c->lingers || shutdown(c->source.fd, SHUT_WR) < 0) {
+    if (!c->lingers || shutdown(c->fd, SHUT_WR) < 0) {
         end_connection(s, c);
         return;
     }
     c->state = CONNECTION_LINGER;
     wait_for(s, c, WAIT_LINGER);
-    watch_connection(s, c, false);
+    watch(s, c, false);
 }
 
 static void drop_input(struct server *s, struct connection *c)
 {
     while (c->dropped < LINGER_BYTES) {
-        ssize_t n = recv(c->source.fd, s->input, sizeof s->input, 0);
+        ssize_t n = recv(c->fd, s->input, sizeof s->input, 0);
         if (n < 0 && errno == EAGAIN)
             return;
         if (n <= 0)
@@ -632,7 +611,7 @@ static void drop_input(struct server *s, struct connection *c)
  * is left, and with the input behind USED. */
 static bool send_output(struct server *s, struct connection *c, size_t used)
 {
-    ssize_t n = send(c->source.fd, s->output, s->output_length, MSG_NOSIGNAL);
+    ssize_t n = send(c->fd, s->output, s->output_length, MSG_NOSIGNAL);
     if (n < 0 && errno != EAGAIN) {
         end_connection(s, c);
         return false;
@@ -653,7 +632,7 @@ static bool send_output(struct server *s, struct connection *c, size_t used)
         wait_for(s, c, WAIT_REQUEST);
     c->state = CONNECTION_SEND;
     if (!c->sends)
-        watch_connection(s, c, true);
+        watch(s, c, true);
     return false;
 }
 
@@ -718,8 +697,8 @@ static void settle(struct server *s, struct connection *c, bool more_to_read)
         }
     }
     /* Setting interest again asks epoll again whether there is something to read. */
-    if (!c->source.watched || c->sends || more_to_read)
-        watch_connection(s, c, false);
+    if (!c->watched || c->sends || more_to_read)
+        watch(s, c, false);
 }
 
 /* Answers what has come of a head, and will not become a request, with STATUS. */
@@ -746,7 +725,7 @@ static void read_requests(struct server *s, struct connection *c, bool to_the_en
     restore(s, c);
     for (int reads = 0; reads < READS_MAX; reads++) {
         size_t room = sizeof s->input - s->input_length;
-        ssize_t n = recv(c->source.fd, s->input + s->input_length, room, 0);
+        ssize_t n = recv(c->fd, s->input + s->input_length, room, 0);
         if (n == 0) {
             end_of_input(s, c);
             return;
@@ -779,9 +758,8 @@ static void send_rest(struct server *s, struct connection *c)
         settle(s, c, false);
 }
 
-static void connection_ready(struct server *s, struct source *source, uint32_t events)
+static void connection_ready(struct server *s, struct connection *c, uint32_t events)
 {
-    struct connection *c = (struct connection *)source;
     switch ((enum state)c->state) {
     case CONNECTION_FREE: /* ended earlier in this batch of events */
         break;
@@ -804,7 +782,7 @@ static void connection_ready(struct server *s, struct source *source, uint32_t e
 static void time_out(struct server *s, struct connection *c)
 {
     const int64_t since = c->since;
-    connection_ready(s, &c->source, EPOLLHUP);
+    connection_ready(s, c, EPOLLHUP);
     if (c->state == CONNECTION_FREE || c->since != since)
         return;
     switch ((enum state)c->state) {
@@ -841,7 +819,7 @@ static bool evict(struct server *s)
         next = next->next;
         if (c->answered && s->now - c->since < PAUSE_MS)
             continue;
-        if (recv(c->source.fd, &byte, sizeof byte, MSG_PEEK) <= 0)
+        if (recv(c->fd, &byte, sizeof byte, MSG_PEEK) <= 0)
             end_connection(s, c);
         else
             read_requests(s, c, true);
@@ -866,12 +844,6 @@ static bool accept_one(struct server *s)
     return fd >= 0;
 }
 
-static void listener_ready(struct server *s, struct source *source, uint32_t events)
-{
-    (void)source, (void)events;
-    accept_one(s);
-}
-
 /* Idle connections, of which all wait anew if that has changed, may be so for MS. */
 static void limit_idle(struct server *s, int64_t ms)
 {
@@ -888,9 +860,9 @@ static void give_idle(struct server *s, bool at_the_end)
 {
     struct connection *c;
     while ((c = longest(&s->waiting[WAIT_IDLE]))) {
-        if (restart_give(&s->restart, c->source.fd) == 0) {
-            if (c->source.watched)
-                epoll_ctl(s->epoll, EPOLL_CTL_DEL, c->source.fd, NULL);
+        if (restart_give(&s->restart, c->fd) == 0) {
+            if (c->watched)
+                epoll_ctl(s->epoll, EPOLL_CTL_DEL, c->fd, NULL);
             free_connection(c);
         } else if (at_the_end && errno == EPIPE) {
             end_connection(s, c);
@@ -905,7 +877,7 @@ static void cut(struct server *s)
 {
     struct connection *c;
     while ((c = longest(&s->waiting[WAIT_REQUEST]))) {
-        connection_ready(s, &c->source, EPOLLHUP);
+        connection_ready(s, c, EPOLLHUP);
         if (c->state == CONNECTION_HEAD || c->state == CONNECTION_SEND)
             end_connection(s, c);
     }
@@ -934,11 +906,12 @@ static int run(struct server *s)
         int count = epoll_wait(s->epoll, events, EVENTS_MAX, next_timeout(s));
         tick(s);
         for (int i = 0; i < count; i++) {
-            struct source *source = events[i].data.ptr;
-            if (source->ready)
-                source->ready(s, source, events[i].events);
-            else
+            if (events[i].data.ptr == &s->restart)
                 step_is_due = true;
+            else if (events[i].data.ptr == s)
+                accept_one(s);
+            else
+                connection_ready(s, events[i].data.ptr, events[i].events);
         }
         expire_connections(s);
         if (step_is_due)
@@ -959,7 +932,6 @@ static bool serve(struct server *s, int listener)
         struct link *ring = &s->waiting[kind].ring;
         s->waiting[kind] = (struct waiting){.ring = {ring, ring}, .ms = ms[kind]};
     }
-    s->listener.ready = listener_ready;
     s->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (s->epoll < 0 || !make_table(s)) {
         complain("cannot set up the event loop: %s", strerror(errno));
@@ -969,8 +941,8 @@ static bool serve(struct server *s, int listener)
     http_format(&s->responses, &(struct tm){.tm_mday = 1});
     tick(s);
     options.epoll = s->epoll;
-    options.accept_data = &s->listener;
-    options.step_data = &s->step;
+    options.accept_data = s;
+    options.step_data = &s->restart;
     return restart_serve(&s->restart, listener, &options) >= 0;
 }
 
