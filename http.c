@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: 0BSD */
 /* http.c - see http.h. Section numbers without a name are those of RFC 9112. */
 #include "http.h"
 

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: 0BSD */
 /*
  * http.h - HTTP/1.1 as a function of bytes: bytes in, request out; request in, response out.
  *

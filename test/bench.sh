@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: 0BSD
 # Measures what a request costs: this server, the floor (test/floor.c) and whichever of nginx,
 # HAProxy, lighttpd and h2o are installed, in turn, on one core, with the load on another; and what
 # a head costs the parser. Prints Markdown. All answer 200 with the same 13 bytes; what else their

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: 0BSD
 # Random things at random times: chaos.sh says which, and how to try the same ones again.
 # shellcheck disable=SC2034,SC2154 # helper.bash sets and uses them
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: 0BSD
 # What nobody thought of: a server under mixed load, to whose generations random things happen at
 # random times. `make chaos`, or with what follows in the environment:
 #

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: 0BSD */
 /* echo.c - sends back what it gets; with restart.h, SIGUSR1 replaces it and no client notices. */
+#include "restart.h"
 #include <err.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -7,15 +8,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include "restart.h"
-
 #define MAX 1024
 static struct pollfd fds[MAX]; /* by descriptor; poll(2) passes over one of -1 */
 static struct restart r;
 
-static void say(int priority, const char *line)
+static void say(__attribute__((unused)) int priority, const char *line)
 {
-    (void)priority;
     warnx("[%ld] %s", (long)getpid(), line);
 }
 
@@ -27,32 +25,28 @@ static bool echo(int fd)
     return n > 0 && send(fd, bytes, (size_t)n, MSG_NOSIGNAL) == n;
 }
 
-static int listen_at(in_port_t port)
+static int listen_at(const char *port)
 {
-    struct sockaddr_in a = {AF_INET, htons(port), {htonl(INADDR_LOOPBACK)}, {0}};
+    struct sockaddr_in a = {AF_INET, htons((in_port_t)atoi(port)), {htonl(INADDR_LOOPBACK)}, {0}};
     int on = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) < 0 ||
         bind(fd, (struct sockaddr *)&a, sizeof a) < 0 || listen(fd, SOMAXCONN) < 0)
-        err(1, "cannot listen on port %d", port);
+        err(1, "cannot listen on port %s", port);
     return fd;
 }
 
 int main(int argc, char **argv)
 {
     struct restart_options options = {.ready_timeout = 5, .drain_timeout = 30, .log = say};
-    struct rlimit limit;
     int fd, listener = restart_inherit(&r, &argc, argv);
     if (argc != 2 || (listener < 0 && r.inherited >= 0))
         errx(2, "usage: %s PORT [LISTENING DESCRIPTOR]", argv[0]);
-    getrlimit(RLIMIT_NOFILE, &limit);
-    limit.rlim_cur = limit.rlim_cur < MAX ? limit.rlim_cur : MAX;
-    setrlimit(RLIMIT_NOFILE, &limit);
-    listener = listener < 0 ? listen_at((in_port_t)atoi(argv[1])) : listener;
-    int polled = restart_serve(&r, listener, &options);
+    setrlimit(RLIMIT_NOFILE, &(struct rlimit){MAX, MAX});
+    int polled = restart_serve(&r, listener < 0 ? listen_at(argv[1]) : listener, &options);
     for (fd = 0; fd < MAX; fd++)
         fds[fd] = (struct pollfd){fd == polled ? fd : -1, POLLIN, 0};
     while (polled >= 0 && r.phase < RESTART_DONE) {
-        int ready = poll(fds, limit.rlim_cur, -1);
+        int ready = poll(fds, (nfds_t)getdtablesize(), -1);
         for (fd = 0; fd < MAX; fd++)
             if (fd != polled && fds[fd].fd >= 0 && ready > 0 && fds[fd].revents && !echo(fd))
                 restart_close(&r, fd), fds[fd].fd = -1;

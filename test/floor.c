@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: 0BSD */
 /*
  * floor.c - what a web server on epoll cannot do without, and nothing else: the floor that
  * test/bench.sh measures servers against.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: 0BSD */
 /*
  * fuzz - libFuzzer looks for bytes with which http_parse breaks a law of http.h:
  *

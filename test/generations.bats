@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: 0BSD
 # Other generations of the program: one that speaks the channel to the letter of its description and
 # no more (peer.c), and version 1.0.0.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: 0BSD
 # The load tool tells apart what servers do to its clients.
 # shellcheck disable=SC2030,SC2031,SC2034,SC2153,SC2154 # a test is a subshell; helper.bash's
 

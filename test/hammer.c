@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: 0BSD */
 /*
  * hammer - a load that tells apart the ways in which a restart can be noticed.
  *

@@ -1,4 +1,5 @@
 # shellcheck shell=bash
+# SPDX-License-Identifier: 0BSD
 # shellcheck disable=SC2034 # what functions set is for the tests
 # What the bats files share. Each test has a folder of its own with copies of both programs, runs
 # its servers there, and ends with all of them gone.

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: 0BSD
 # Clients that mean harm, or behave as if: none of them ends the server, makes it spin, or takes
 # more of its memory than its share; and all others are served meanwhile.
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: 0BSD
 # HTTP/1.1 over the wire: what each request is answered, and what becomes of the connection. The
 # parser alone, byte by byte, is the matter of http_cases.c.
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: 0BSD */
 /*
  * http_cases - what http_parse and http_respond answer, case by case; prints TAP.
  *

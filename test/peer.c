@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: 0BSD */
 /*
  * peer - the other generation, to the letter: the channel as its description says, and no more.
  *

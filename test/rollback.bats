@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# SPDX-License-Identifier: 0BSD
 # The old process stands by after a hand-over, and takes over again if its successor crashes.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: 0BSD */
 /*
  * parse.c - what the parser needs for a head: http_parse, and picohttpparser and llhttp where they
  * were compiled in (PICOHTTPPARSER, LLHTTP), in turns.

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: 0BSD */
 /*
  * start.c - how long a program takes to start, in microseconds: the median of COUNT times.
  *
