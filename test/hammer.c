@@ -41,8 +41,7 @@ enum {
     SETTING = 256,     /* getopt_long's value of the first setting */
 };
 
-/* Times are in nanoseconds, of CLOCK_MONOTONIC. */
-#define MS     UINT64_C(1000000)
+#define MS     UINT64_C(1000000) /* times are in nanoseconds, of CLOCK_MONOTONIC */
 #define SECOND (1000 * MS)
 #define NEVER  UINT64_MAX
 #define RETRY  (10 * MS) /* from a connection lost to the next try: a dead server is not stormed */
