@@ -1415,10 +1415,12 @@ static int accept_new(struct restart *r)
     return -1;
 }
 
-/* The oldest of COUNT connections, which leaves their list. */
-static int first_of(int *connections, int *count)
+/* The oldest of COUNT connections, which leaves their list. It may be one to give. */
+static int first_of(struct restart *r, int *connections, int *count)
 {
     const int first = connections[0];
+    r->offered = false;
+    step_soon(r);
     memmove(connections, connections + 1, (size_t)-- * count * sizeof *connections);
     return first;
 }
@@ -1428,9 +1430,9 @@ int restart_accept(struct restart *r)
     if (r->deadlines[ROOM_BY] != NEVER)
         hear_predecessor(r);
     if (r->taken_count > 0)
-        return first_of(r->taken, &r->taken_count);
+        return first_of(r, r->taken, &r->taken_count);
     if (r->batch_count > 0 && r->batch_is_back)
-        return first_of(r->batch, &r->batch_count);
+        return first_of(r, r->batch, &r->batch_count);
     if (r->deadlines[ROOM_BY] != NEVER) {
         errno = EMFILE;
         return -1;
