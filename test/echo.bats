@@ -13,14 +13,14 @@ setup() {
     cp "$BUILD_DIR/echo" "$BATS_TEST_TMPDIR/echo"
     cp "$BUILD_DIR/echo" "$BATS_TEST_TMPDIR/echo1"
     start_command ./echo 0
-    wait_log "^echo: \[$pid] <[3-6]> listening on 127\.0\.0\.1:"
-    port=$(sed -nE "s/.*\[$pid] <[3-6]> listening on .*:([0-9]+)$/\1/p" "$log")
+    wait_log "^echo: \[$pid] listening on 127\.0\.0\.1:"
+    port=$(sed -nE "s/.*\[$pid] listening on .*:([0-9]+)$/\1/p" "$log")
 }
 
 # The process that said last that it listens, of those that live.
 newest() {
     local process
-    for process in $(sed -nE 's/.*\[([0-9]+)] <[3-6]> listening on .*/\1/p' "$log" | tac); do
+    for process in $(sed -nE 's/.*\[([0-9]+)] listening on .*/\1/p' "$log" | tac); do
         gone "$process" || break
     done
     echo "$process"
@@ -50,9 +50,9 @@ only() {
 # fail WHY: asks for a restart that fails, and waits until the server says so.
 fail() {
     local before
-    before=$(count_log "\[$pid] <[3-6]> restart failed: $1")
+    before=$(count_log "\[$pid] restart failed: $1")
     kill -USR1 "$pid"
-    deadline=20 wait_for logged_more_than "$before" "\[$pid] <[3-6]> restart failed: $1"
+    deadline=20 wait_for logged_more_than "$before" "\[$pid] restart failed: $1"
     wait_for childless "$pid"
 }
 
@@ -117,7 +117,7 @@ echoes() {
     kill -TERM "$pid"
     wait_gone "$pid"
     start_command ./echo "$port"
-    wait_log "^echo: \[$pid] <[3-6]> listening on 127\.0\.0\.1:$port$"
+    wait_log "^echo: \[$pid] listening on 127\.0\.0\.1:$port$"
     run ! grep -q 'cannot listen' "$log"
 }
 
@@ -128,7 +128,7 @@ echoes() {
     ended "$pid"
     ((status == 0))
     start_command ./echo 0
-    wait_log "\[$pid] <[3-6]> listening on"
+    wait_log "\[$pid] listening on"
     kill -INT "$pid"
     ended "$pid"
     ((status == 0))
@@ -140,12 +140,12 @@ echoes() {
     replace
     wait_gone "$old"
     [[ ! -s $log.out ]]
-    [[ $(grep -Evc "^echo1?: \[($old|$pid)] <[3-6]> .+$" "$log") == 0 ]]
+    [[ $(grep -Evc "^echo1?: \[($old|$pid)] .+$" "$log") == 0 ]]
     for said in 'SIGUSR1 received: restarting' "successor started: $pid \(\./echo1\)" \
         "handed over to $pid: 1 connections" 'ended: 1 connections passed on'; do
-        (($(count_log "^echo: \[$old] <[3-6]> $said$") == 1))
+        (($(count_log "^echo: \[$old] $said$") == 1))
     done
-    logged "^echo1: \[$pid] <[3-6]> listening on 127\.0\.0\.1:$port \(inherited fd [0-9]+\)$"
+    logged "^echo1: \[$pid] listening on 127\.0\.0\.1:$port \(inherited fd [0-9]+\)$"
 }
 
 @test "the echo server is replaced, there and back, and its connections go along" {
@@ -246,7 +246,7 @@ echoes() {
     load_server -k 4 -t 4 -p 2 -c 0 -s 4 -r 50
     script 'until [[ -e stopped ]]; do sleep 0.02; done; exec -a ./echo1 ./echo "$@"'
     kill -USR1 "$pid"
-    wait_log "\[$pid] <[3-6]> successor started"
+    wait_log "\[$pid] successor started"
     kill -STOP "$pid"
     : >"$BATS_TEST_TMPDIR/stopped"
     wait_for has_successor "$pid"
@@ -254,7 +254,7 @@ echoes() {
     kill -TERM "$successor"
     wait_gone "$successor"
     kill -CONT "$pid"
-    wait_log "\[$pid] <[3-6]> restart failed: successor $successor exited with status 0"
+    wait_log "\[$pid] restart failed: successor $successor exited with status 0"
     mend
     replace
     one_is_left
