@@ -12,7 +12,7 @@ export PATH=$PATH:/usr/sbin
 restarts=${RESTARTS:-10}
 duration=${DURATION:-20}
 # Some pauses, so that no server is busy all the time: latencies then tell of the server.
-load=(--keepalive 16 --thinking 16 --pipelining 4 --connecting 4 --slow 8 --resting 500 --pause 2)
+load=(--keepalive 16 --thinking 16 --pipelining 4 --connecting 4 --slow 8 --idle 500 --pause 2)
 
 name=rust_graceful_restart
 hammer_program=$PWD/build/hammer
@@ -212,7 +212,7 @@ print_row() {
 }
 
 all_idle() {
-    grep -q '^resting' "$folder/said"
+    grep -q '^idle' "$folder/said"
 }
 
 measure() {

@@ -312,11 +312,11 @@ memory() { # PID: KiB resident, proportional, its own
 
 hold() { # SERVER: $idle connections to it, each answered once; the hammer's pid is in hammer
     : >"$folder/hammer.err"
-    "${on_load[@]}" build/hammer -r "$idle" -d 3600 "127.0.0.1:${port[$1]}" \
+    "${on_load[@]}" build/hammer -i "$idle" -d 3600 "127.0.0.1:${port[$1]}" \
         >"$folder/hammer" 2>"$folder/hammer.err" &
     hammer=$!
     for ((i = 0; i < 600; i++)); do
-        if grep -Eqs "(resting|idle) $idle" "$folder/hammer.err"; then
+        if grep -Eqs "idle $idle" "$folder/hammer.err"; then
             sleep 0.2
             return
         fi

@@ -398,9 +398,9 @@ descriptors_of() {
 
 start_hammer() {
     "$root/build/hammer" --verbose --duration 1000000 --deadline 60 --pause 5 --think 20 \
-        -k 16 -t 16 -p 4 -c 4 -s 8 -r "$idle" "${load[@]}" "127.0.0.1:$port" >"$folder/hammer" 2>"$folder/clients" &
+        -k 16 -t 16 -p 4 -c 4 -s 8 -i "$idle" "${load[@]}" "127.0.0.1:$port" >"$folder/hammer" 2>"$folder/clients" &
     hammer=$!
-    wait_for 30 grep -qs '^resting' "$folder/clients"
+    wait_for 30 grep -qs '^idle' "$folder/clients"
 }
 
 end_hammer() {
@@ -515,7 +515,7 @@ be_quiet
     fail "the supervisor has these processes: $(pgrep -P "$supervisor" | tr '\n' ' ')"
 ! grep -Eq 'ERROR: AddressSanitizer: |runtime error: ' "$log" || fail 'the build has found a defect'
 if ((failures > 0)); then
-    grep -sv '^resting' "$folder/clients" | head -n 20
+    grep -sv '^idle' "$folder/clients" | head -n 20
     echo "chaos: $failures failures; the last acts, and the log:"
     tail -n 30 "$folder/acts"
     tail -n 60 "$log"

@@ -81,11 +81,11 @@ mend() {
 load_server() {
     in_background "$BUILD_DIR/hammer" --echo -d 300 "$@" "127.0.0.1:$port" \
         >"$hammer" 2>"$hammer.said"
-    deadline=30 wait_for grep -q '^resting' "$hammer.said"
+    deadline=30 wait_for grep -q '^idle' "$hammer.said"
 }
 
 mixed_load() {
-    load_server -k 4 -t 4 -p 2 -c 2 -s 4 -r 50
+    load_server -k 4 -t 4 -p 2 -c 2 -s 4 -i 50
 }
 
 # Ends the load: each message has come back, and no connection has been closed.
@@ -243,7 +243,7 @@ echoes() {
 
 @test "a successor of the echo server that is told to end before it owns the listener costs nothing" {
     # All are connected by then: the successor accepts connections, and closes those.
-    load_server -k 4 -t 4 -p 2 -c 0 -s 4 -r 50
+    load_server -k 4 -t 4 -p 2 -c 0 -s 4 -i 50
     script 'until [[ -e stopped ]]; do sleep 0.02; done; exec -a ./echo1 ./echo "$@"'
     kill -USR1 "$pid"
     wait_log "\[$pid] successor started"
@@ -262,15 +262,15 @@ echoes() {
 }
 
 @test "700 idle connections of the echo server go along in a restart" {
-    load_server -r 700
+    load_server -i 700
     replace
     one_is_left
     load_ends
-    grep -q 'resting.*answered=1400' "$hammer"
+    grep -q 'idle.*answered=1400' "$hammer"
 }
 
 @test "700 idle connections of the echo server go along in six chains of two restarts 1 ms apart" {
-    load_server -r 700
+    load_server -i 700
     for ((i = 0; i < 6; i++)); do
         replace
         sleep 0.001
@@ -278,11 +278,11 @@ echoes() {
         one_is_left
     done
     load_ends
-    grep -q 'resting.*answered=1400' "$hammer"
+    grep -q 'idle.*answered=1400' "$hammer"
 }
 
 @test "the echo server waits for its predecessor, which hands over slowly, before it ends" {
-    load_server -r 700
+    load_server -i 700
     in_background_too strace -qq -o /dev/null -e trace=sendmsg -e inject=sendmsg:delay_enter=1500000 \
         -p "$pid"
     wait_for grep -Eq '^TracerPid:\s+[1-9]' "/proc/$pid/status"
@@ -293,7 +293,7 @@ echoes() {
     alive "$first"
     one_is_left
     load_ends
-    grep -q 'resting.*answered=1400' "$hammer"
+    grep -q 'idle.*answered=1400' "$hammer"
 }
 
 # As in_background, and job is what it was.
@@ -302,7 +302,7 @@ in_background_too() {
 }
 
 @test "idle connections and a mixed load go along in chains of restarts at once" {
-    load_server -k 4 -t 4 -p 2 -c 2 -s 4 -r 300
+    load_server -k 4 -t 4 -p 2 -c 2 -s 4 -i 300
     for ((i = 0; i < 6; i++)); do
         for ((j = 0; j < 5; j++)); do
             replace

@@ -6,7 +6,7 @@
  *     its size, which AddressSanitizer watches);
  *   - what is decided stays decided, whatever follows, and any split leads to the same answers;
  *   - no more is taken than there is, and HTTP_INPUT_MAX bytes are always enough to decide;
- *   - whoever reads an answered head in the simplest of ways finds the same end of it, and the same
+ *   - a reader of an answered head, in the simplest of ways, finds the same end of it, and the same
  *     framing of what follows: a head with two readings is never answered with the connection open;
  *   - no response is longer than HTTP_RESPONSE_MAX;
  *   - built with AGAINST, the parser of another commit: both answer the same.

@@ -18,7 +18,7 @@ start_socat() {
 # hammer OPTIONS...: loads the server, with few clients of each class. Sets status and output, the
 # line with the sums.
 hammer() {
-    run "$BUILD_DIR/hammer" -k 2 -t 2 -p 2 -c 2 -s 2 -r 2 -d 0.5 "$@" "127.0.0.1:$port"
+    run "$BUILD_DIR/hammer" -k 2 -t 2 -p 2 -c 2 -s 2 -i 2 -d 0.5 "$@" "127.0.0.1:$port"
     echo "$output"
     output=${output##*total}
 }
@@ -63,7 +63,7 @@ hammer() {
 
 @test "a connection that an echo server leaves open behind its client's end is wrong" {
     start_socat 'SYSTEM:cat; sleep 3' -t 5
-    hammer --echo -k 0 -t 0 -p 0 -s 0 -r 0 --deadline 1
+    hammer --echo -k 0 -t 0 -p 0 -s 0 -i 0 --deadline 1
     ((status == 1))
     [[ $output == *' answered='[1-9]*' failed=0 '*' wrong='[1-9]* ]]
 }

@@ -45,7 +45,7 @@ enum {
 #define SECOND (1000 * MS)
 #define NEVER  UINT64_MAX
 #define RETRY  (10 * MS) /* from a connection lost to the next try: a dead server is not stormed */
-#define SETTLE (20 * SECOND) /* the others start even if a resting client is not idle by then */
+#define SETTLE (20 * SECOND) /* the others start even if an idle client is not idle by then */
 
 /* Clients start, and idle ones ask again, at this distance: nine thousand at once would say more
  * about the listener's backlog than about its server. */
@@ -58,7 +58,7 @@ enum kind {
     PIPELINING,
     CONNECTING,
     SLOW,
-    RESTING,
+    IDLING,
     KINDS,
 };
 
@@ -89,7 +89,7 @@ static const struct {
     [PIPELINING] = {"pipelining", 'p', 1, 4, "that send many requests at once"},
     [CONNECTING] = {"connecting", 'c', 1, 4, "that make a new connection for each request"},
     [SLOW] = {"slow", 's', 1, 8, "that send a request in small pieces"},
-    [RESTING] = {"resting", 'r', 1, 100, "that ask once at the start and once at the end"},
+    [IDLING] = {"idle", 'i', 1, 100, "that ask once at the start and once at the end"},
     [DURATION] = {"duration", 'd', SECOND, 10, "how long requests are started"},
     [DEADLINE] = {"deadline", 0, SECOND, 10, "a request unanswered for so long has failed"},
     [STATUS] = {"status", 0, 1, 200, "status of the right answer"},
@@ -107,7 +107,7 @@ static const char usage_start[] =
     "Loads an HTTP or echo server, and tells apart the ways in which clients notice its restarts.\n"
     "\n"
     "    hammer --path /hello --body hello 127.0.0.1:8080\n"
-    "    hammer --echo -k 8 -r 500 127.0.0.1:7777\n"
+    "    hammer --echo -k 8 -i 500 127.0.0.1:7777\n"
     "\n";
 
 static const char usage_end[] =
@@ -117,8 +117,8 @@ static const char usage_end[] =
     "      --json            report on one line of JSON\n"
     "  -v, --verbose         each event but an answer on standard error\n"
     "\n"
-    "With no number of clients given, the numbers shown. The others start once the resting ones\n"
-    "have asked; standard error then says: resting N. For some time after each SIGUSR1 to this\n"
+    "With no number of clients given, the numbers shown. The others start once the idle ones\n"
+    "have asked; standard error then says: idle N. For some time after each SIGUSR1 to this\n"
     "tool, answers belong to the phase \"restart\", otherwise to \"quiet\". SIGINT or SIGTERM end\n"
     "it early. A line of progress: milliseconds, answered since the line before, all other counts\n"
     "so far, longest latency since the line before. Latencies are in milliseconds. The counts:\n"
@@ -208,7 +208,7 @@ struct hammer {
      * for some thousand numbers in a row costs less than keeping them in order */
     struct client *clients;
     uint64_t *due;
-    size_t total, undone, resting;
+    size_t total, undone, idling;
     uint64_t messages; /* made so far */
 
     int epoll, signals;
@@ -298,8 +298,8 @@ static double percentile(const struct stats *stats, double share)
 
 static void set_state(struct hammer *h, struct client *client, enum state state, uint64_t due)
 {
-    if (client->kind == RESTING)
-        h->resting = h->resting + (state == IDLE) - (client->state == IDLE);
+    if (client->kind == IDLING)
+        h->idling = h->idling + (state == IDLE) - (client->state == IDLE);
     client->state = state;
     h->due[client - h->clients] = due;
 }
@@ -458,7 +458,7 @@ static void answered_all(struct hammer *h, struct client *client)
     else if (h->ending)
         leave(h, client, 0);
     else
-        set_state(h, client, IDLE, client->kind == RESTING ? NEVER : next);
+        set_state(h, client, IDLE, client->kind == IDLING ? NEVER : next);
 }
 
 /* The last answer said that the connection closes, which no request had asked for. */
@@ -630,7 +630,7 @@ static void act(struct hammer *h, struct client *client, uint64_t now)
             open_connection(h, client);
         break;
     case IDLE:
-        if (h->ending && client->kind != RESTING)
+        if (h->ending && client->kind != IDLING)
             leave(h, client, 0);
         else
             receive(h, client);
@@ -653,20 +653,20 @@ static void act(struct hammer *h, struct client *client, uint64_t now)
     }
 }
 
-/* The resting clients are idle: the others start, and time runs. */
+/* The idle clients have asked: the others start, and time runs. */
 static void begin(struct hammer *h, uint64_t now)
 {
-    if (h->set[RESTING] > 0)
-        fprintf(stderr, "resting %zu\n", h->resting);
+    if (h->set[IDLING] > 0)
+        fprintf(stderr, "idle %zu\n", h->idling);
     h->settled = true;
     h->started = h->reported = now;
     h->end = now + h->set[DURATION];
     for (size_t i = 0; i < h->total; i++)
-        if (h->clients[i].kind != RESTING)
+        if (h->clients[i].kind != IDLING)
             h->due[i] = now + i * STAGGER;
 }
 
-/* Nothing new is asked from here on, but for the resting clients, which ask once more. */
+/* Nothing new is asked from here on, but for the idle clients, which ask once more. */
 static void finish(struct hammer *h, uint64_t now)
 {
     size_t rank = 0;
@@ -676,7 +676,7 @@ static void finish(struct hammer *h, uint64_t now)
         if (h->clients[i].state == AWAY)
             h->due[i] = now;
         else if (h->clients[i].state == IDLE)
-            h->due[i] = h->clients[i].kind == RESTING ? now + rank++ * STAGGER : now;
+            h->due[i] = h->clients[i].kind == IDLING ? now + rank++ * STAGGER : now;
 }
 
 static struct stats sum_of(const struct hammer *h, enum kind first, enum kind last, enum phase from,
@@ -728,7 +728,7 @@ static void take_signals(struct hammer *h)
 static void look_around(struct hammer *h, uint64_t now)
 {
     h->looked = now;
-    if (!h->settled && !h->ending && (h->resting == h->set[RESTING] || now >= h->started + SETTLE))
+    if (!h->settled && !h->ending && (h->idling == h->set[IDLING] || now >= h->started + SETTLE))
         begin(h, now);
     else if (h->settled && !h->ending && now >= h->end)
         finish(h, now);
@@ -877,7 +877,7 @@ static const char *take_options(struct hammer *h, int argc, char *argv[])
             (struct option){settings[i].name, required_argument, NULL, SETTING + (int)i};
     for (size_t i = KINDS; i < SETTINGS; i++)
         h->set[i] = (uint64_t)(settings[i].usual * (double)settings[i].unit);
-    while ((option = getopt_long(argc, argv, "k:t:p:c:s:r:d:vh", options, NULL)) != -1)
+    while ((option = getopt_long(argc, argv, "k:t:p:c:s:i:d:vh", options, NULL)) != -1)
         take_option(h, option);
     if (optind + 1 != argc)
         errx(2, "one ADDRESS:PORT is needed (see --help)");
@@ -941,7 +941,7 @@ static void make_client(struct hammer *h, struct client *client, enum kind kind)
         memcpy(client->requests + i * load->each, load->request, load->each);
 }
 
-/* Makes the clients; the resting ones start at once, the others when these are idle. */
+/* Makes the clients; the idle ones start at once, the others when these are idle. */
 static void make_clients(struct hammer *h)
 {
     struct rlimit limit;
@@ -961,7 +961,7 @@ static void make_clients(struct hammer *h)
     for (enum kind kind = 0; kind < KINDS; kind++) {
         for (size_t i = 0; i < h->set[kind]; i++, made++) {
             make_client(h, &h->clients[made], kind);
-            h->due[made] = kind == RESTING ? now_ns() + i * STAGGER : NEVER;
+            h->due[made] = kind == IDLING ? now_ns() + i * STAGGER : NEVER;
         }
     }
     h->undone = h->total;

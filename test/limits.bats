@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# Deadlines, descriptors, memory and files at the limit: nobody is blamed for what this process, or
+# Deadlines, descriptors, memory and files at the limit: no client is blamed for what this process, or
 # its surroundings, were too slow or too small for.
 # shellcheck disable=SC2016 # scripts in quotes are run by other shells
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
@@ -202,7 +202,7 @@ queue_length() {
     need_strace
     need hammer
     start_server
-    in_background "$BUILD_DIR/hammer" -k 0 -t 0 -p 0 -c 16 -s 0 -r 0 -d 300 "127.0.0.1:$port" \
+    in_background "$BUILD_DIR/hammer" -k 0 -t 0 -p 0 -c 16 -s 0 -i 0 -d 300 "127.0.0.1:$port" \
         >/dev/null
     flood=$job
     # Slower than clients come again.
