@@ -290,7 +290,8 @@ static int room_of(pid_t process)
     if (prlimit(process, RLIMIT_NOFILE, NULL, &limit) < 0 ||
         limit.rlim_cur / ROOM_SHARE >= RESTART_BATCH)
         return RESTART_BATCH;
-    return limit.rlim_cur < 2 * ROOM_SHARE ? 1 : (int)limit.rlim_cur / ROOM_SHARE;
+    const int room = (int)limit.rlim_cur / ROOM_SHARE;
+    return room > 0 ? room : 1;
 }
 
 /* A closed standard stream would be a connection's number next, and log lines would go to a client.
@@ -499,6 +500,7 @@ static int find_activation(struct restart *r)
     unsetenv("LISTEN_FDNAMES");
     if (count == 1)
         return restart_listener(r, STDERR_FILENO + 1);
+    r->inherited = count > 1 ? STDERR_FILENO + 1 : -1;
     errno = count > 1 ? E2BIG : 0;
     return -1;
 }
@@ -1107,7 +1109,49 @@ static void hear_successor(struct restart *r)
         hand_over(r);
 }
 
-/* ---- signals ---- */
+/* ---- signals, and new connections ---- */
+
+/* No connection waits: so those that waited at SIGTERM have been accepted. */
+static int none_waits(struct restart *r)
+{
+    if (r->backlog > 0) {
+        r->backlog = 0;
+        step_soon(r);
+    }
+    errno = EAGAIN;
+    return -1;
+}
+
+/* A new connection from the kernel. */
+static int accept_new(struct restart *r)
+{
+    int fd = -1;
+    for (int tries = 0; fd < 0 && tries < ABORTED_MAX; tries++) {
+        fd = accept4(r->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+        if (fd < 0 && errno != ECONNABORTED && errno != EINTR)
+            break;
+    }
+    if (fd >= 0) {
+        r->open++;
+        r->deadlines[ACCEPT_AT] = NEVER;
+        if (r->backlog > 0 && --r->backlog == 0)
+            step_soon(r);
+        return fd;
+    }
+    const bool full = errno == EMFILE || errno == ENFILE;
+    /* EMFILE is said before the kernel looks whether there is a connection at all. */
+    if (errno == EAGAIN ||
+        (full && poll(&(struct pollfd){.fd = r->listener, .events = POLLIN}, 1, 0) == 0))
+        return none_waits(r);
+    /* With no connection left, it is not this process that uses up what is short. */
+    const int64_t draining_since = r->deadlines[DRAINED_BY] - r->options.drain_timeout * 1000LL;
+    if (r->backlog > 0 && r->open == 0 && now() - draining_since > SHORTAGE_MS)
+        return none_waits(r);
+    r->deadlines[ACCEPT_AT] = now() + PAUSE_MS;
+    step_soon(r);
+    errno = full ? EMFILE : EAGAIN;
+    return -1;
+}
 
 /* How many connections wait to be accepted: tcpi_unacked of a listener, tcp(7). */
 static unsigned waiting_connections(int listener)
@@ -1138,6 +1182,15 @@ static void stop_inheriting(struct restart *r)
     }
 }
 
+/* Accepts what waits at once, as far as there is room: what comes from now on is to be refused, and
+ * not to be reset later. */
+static void accept_waiting(struct restart *r)
+{
+    int fd = 0;
+    while (r->backlog > 0 && r->taken_count < RESTART_BATCH && (fd = accept_new(r)) >= 0)
+        r->taken[r->taken_count++] = fd;
+}
+
 static void stop(struct restart *r)
 {
     r->deadlines[ROLLBACK_UNTIL] = NEVER;
@@ -1154,6 +1207,7 @@ static void stop(struct restart *r)
     r->deadlines[READY_BY] = NEVER;
     r->backlog = waiting_connections(r->listener);
     enter(r, RESTART_DRAINING);
+    accept_waiting(r);
 }
 
 static void signal_stop(struct restart *r, const char *name, pid_t sender)
@@ -1352,66 +1406,32 @@ static int set_up_events(struct restart *r)
     return -1;
 }
 
-int restart_serve(struct restart *r, int listener, const struct restart_options *options)
+/* Reports ready: to the predecessor, or to the service manager. */
+static int report(struct restart *r)
 {
-    r->options = *options;
-    r->listener = listener;
-    if (set_up_events(r) < 0)
-        return -1;
-    enter(r, r->predecessor >= 0 ? RESTART_INHERITING : RESTART_SERVING);
-    if (r->phase == RESTART_SERVING && announce(r) < 0)
-        return -1;
     say_listening(r);
-    if (r->phase == RESTART_SERVING) {
+    if (r->phase == RESTART_SERVING)
         notify(r, "READY=1");
-    } else if (send(r->predecessor, "R1", 2, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EPIPE &&
-               errno != ECONNRESET) {
+    else if (send(r->predecessor, "R1", 2, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno != EPIPE &&
+             errno != ECONNRESET) {
         /* It would be taken for late, and killed with the clients that it has by then. */
         say(r, LOG_ERR, "cannot report to the predecessor: %s", strerror(errno));
         return -1;
     }
-    return r->epoll;
+    return 0;
 }
 
-/* No connection waits: so those that waited at SIGTERM have been accepted. */
-static int none_waits(struct restart *r)
+int restart_serve(struct restart *r, int listener, const struct restart_options *options)
 {
-    if (r->backlog > 0) {
-        r->backlog = 0;
-        step_soon(r);
+    r->options = *options;
+    r->listener = listener;
+    if (set_up_events(r) == 0) {
+        enter(r, r->predecessor >= 0 ? RESTART_INHERITING : RESTART_SERVING);
+        if ((r->phase == RESTART_INHERITING || announce(r) == 0) && report(r) == 0)
+            return r->epoll;
     }
-    errno = EAGAIN;
-    return -1;
-}
-
-/* A new connection from the kernel. */
-static int accept_new(struct restart *r)
-{
-    int fd = -1;
-    for (int tries = 0; fd < 0 && tries < ABORTED_MAX; tries++) {
-        fd = accept4(r->listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd < 0 && errno != ECONNABORTED && errno != EINTR)
-            break;
-    }
-    if (fd >= 0) {
-        r->open++;
-        r->deadlines[ACCEPT_AT] = NEVER;
-        if (r->backlog > 0 && --r->backlog == 0)
-            step_soon(r);
-        return fd;
-    }
-    const bool full = errno == EMFILE || errno == ENFILE;
-    /* EMFILE is said before the kernel looks whether there is a connection at all. */
-    if (errno == EAGAIN ||
-        (full && poll(&(struct pollfd){.fd = r->listener, .events = POLLIN}, 1, 0) == 0))
-        return none_waits(r);
-    /* With no connection left, it is not this process that uses up what is short. */
-    const int64_t draining_since = r->deadlines[DRAINED_BY] - r->options.drain_timeout * 1000LL;
-    if (r->backlog > 0 && r->open == 0 && now() - draining_since > SHORTAGE_MS)
-        return none_waits(r);
-    r->deadlines[ACCEPT_AT] = now() + PAUSE_MS;
-    step_soon(r);
-    errno = full ? EMFILE : EAGAIN;
+    r->phase = RESTART_DONE;
+    r->status = EXIT_FAILURE;
     return -1;
 }
 

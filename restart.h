@@ -12,8 +12,11 @@
  *   2. polls the one descriptor that restart_serve() returns for reading, in place of its listener;
  *   3. in each turn of its loop (a library that owns the loop can run one turn at a time), after
  *      its own events, calls restart_accept(), in place of accept4(2), until it returns -1; then
- *      restart_step(); then restart_leave() for each connection, and forgets it where that is true;
- *   4. closes connections with restart_close(), or tells restart_closed();
+ *      restart_step(); then, from RESTART_HANDING_OVER on, restart_leave() for each connection, and
+ *      forgets it where that is true (a library that closes descriptors itself: give a dup(2) of
+ *      it, and close that where it is false);
+ *   4. asks restart_persists() before it promises a client that its connection stays open, closes
+ *      connections with restart_close(), or tells restart_closed();
  *   5. exits with restart.status when the phase is RESTART_DONE, or more.
  *
  * The server has to know which of its connections are idle: those with no byte of a request read
@@ -170,7 +173,7 @@ int restart_supervise(struct restart *restart);
  * Begins to serve on LISTENER, which is the module's from now on, with OPTIONS, whose strings and
  * argv stay the caller's and have to last. Writes the pid file, or reports to the predecessor;
  * tells the log and the service manager. Returns the descriptor to poll for reading. -1: the log
- * has been told why.
+ * has been told why, the phase is RESTART_DONE and the status 1.
  */
 int restart_serve(struct restart *restart, int listener, const struct restart_options *options);
 

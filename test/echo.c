@@ -45,7 +45,7 @@ int main(int argc, char **argv)
     int polled = restart_serve(&r, listener < 0 ? listen_at(argv[1]) : listener, &options);
     for (fd = 0; fd < MAX; fd++)
         fds[fd] = (struct pollfd){fd == polled ? fd : -1, POLLIN, 0};
-    while (polled >= 0 && r.phase < RESTART_DONE) {
+    while (r.phase < RESTART_DONE) {
         int ready = poll(fds, (nfds_t)getdtablesize(), -1);
         for (fd = 0; fd < MAX; fd++)
             if (fd != polled && fds[fd].fd >= 0 && ready > 0 && fds[fd].revents && !echo(fd))
@@ -56,5 +56,5 @@ int main(int argc, char **argv)
             fds[fd].fd = fd;
         restart_step(&r);
     }
-    return polled < 0 ? 1 : r.status;
+    return r.status;
 }
