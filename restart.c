@@ -646,7 +646,9 @@ static int hear_message(struct restart *r)
     }
     if (length < 0 && errno == EAGAIN)
         return 0;
-    if (length < 0 && (errno == EINTR || errno == ENOMEM || errno == ENOBUFS)) {
+    if (length < 0 &&
+        (errno == EINTR || errno == ECONNRESET || errno == ENOMEM || errno == ENOBUFS)) {
+        /* ECONNRESET is said once, before the messages of a predecessor that has ended. */
         step_after(r, RETRY_MS);
         return 0;
     }
