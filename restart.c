@@ -1526,9 +1526,8 @@ bool restart_leave(struct restart *r, int connection, bool is_idle)
 /* What the supervisor knows of its servers. Each is told of by the process that starts it, so other
  * orphans are none; and one that is no child of the supervisor has a parent that is. */
 struct servers {
-    pid_t pids[GENERATIONS]; /* the last ones; 0: none */
-    unsigned count;
-    int owner; /* pidfd */
+    pid_t pids[GENERATIONS]; /* 0: none */
+    int owner;               /* pidfd */
     int status;
 };
 
@@ -1566,7 +1565,11 @@ static int signal_servers(const struct servers *s, int signal)
 static void hear_server(struct servers *s, const siginfo_t *info)
 {
     if (info->si_value.sival_int > 0) {
-        s->pids[s->count++ % GENERATIONS] = info->si_value.sival_int;
+        int place =
+            0; /* of a server that has ended, or the last: failed successors push none out */
+        while (place < GENERATIONS - 1 && s->pids[place] > 0 && kill(s->pids[place], 0) == 0)
+            place++;
+        s->pids[place] = info->si_value.sival_int;
         return;
     }
     close_fd(&s->owner);
@@ -1576,7 +1579,7 @@ static void hear_server(struct servers *s, const siginfo_t *info)
 /* In the first process: see restart_supervise. */
 static int supervise(pid_t first, const sigset_t *caught)
 {
-    struct servers s = {.pids = {first}, .count = 1};
+    struct servers s = {.pids = {first}};
     const struct timespec at_once = {0};
     sigset_t told;
     siginfo_t info;
