@@ -1288,6 +1288,12 @@ static void say_cut(struct restart *r)
     r->cut = -1;
 }
 
+/* Whether this process serves again if the successor crashes now. */
+static bool stands_by(const struct restart *r)
+{
+    return r->deadlines[ROLLBACK_UNTIL] != NEVER && r->successor.pid > 0;
+}
+
 static void meet_deadlines(struct restart *r)
 {
     if (is_due(r, READY_BY)) {
@@ -1302,21 +1308,21 @@ static void meet_deadlines(struct restart *r)
         channel_closed(r);
     if (is_due(r, PARTED_BY))
         close_fd(&r->successor.channel);
-    if (is_due(r, DRAINED_BY)) {
-        if (r->phase == RESTART_CUT) {
-            say_cut(r);
-            enter(r, RESTART_DONE);
-        } else {
-            enter(r, RESTART_CUT);
-            leave_predecessor(r);
-            if (is_told_to_end(r) && is_pending(r))
-                kill(r->successor.pid, SIGKILL);
-        }
+    for (int pause = ROLLBACK_UNTIL; pause <= CLOSE_AT; pause++)
+        is_due(r, (enum deadline)pause);
+    if (!is_due(r, DRAINED_BY))
+        return;
+    if (r->phase != RESTART_CUT) {
+        enter(r, RESTART_CUT);
+        leave_predecessor(r);
+        if (is_told_to_end(r) && is_pending(r))
+            kill(r->successor.pid, SIGKILL);
+    } else if (stands_by(r)) {
+        r->deadlines[DRAINED_BY] = r->deadlines[ROLLBACK_UNTIL];
+    } else {
+        say_cut(r);
+        enter(r, RESTART_DONE);
     }
-    is_due(r, ROLLBACK_UNTIL);
-    is_due(r, ACCEPT_AT);
-    is_due(r, GIVE_AT);
-    is_due(r, CLOSE_AT);
 }
 
 /* Whether all that is idle and can be handed over has been received. */
@@ -1342,19 +1348,18 @@ static bool has_parted(struct restart *r)
 /* Goes on to the phase that follows, where what the present one waits for has come. */
 static void move_on(struct restart *r)
 {
-    const bool stands_by = r->deadlines[ROLLBACK_UNTIL] != NEVER && r->successor.pid > 0;
     if (r->phase < RESTART_HANDING_OVER || r->phase > RESTART_CUT || is_pending(r) ||
         r->deadlines[ENDED_BY] != NEVER)
         return;
-    if (is_handed_over(r) && r->backlog == 0 && !stands_by)
+    if (is_handed_over(r) && r->backlog == 0 && !stands_by(r))
         close_listener(r);
     if (r->phase == RESTART_CUT && r->open == 0)
         say_cut(r);
     if (r->open > 0 || r->predecessor >= 0 || !is_handed_over(r))
         return;
-    if (stands_by && r->phase != RESTART_STANDING_BY)
+    if (stands_by(r) && r->phase != RESTART_STANDING_BY)
         enter(r, RESTART_STANDING_BY);
-    else if (!stands_by && r->listener < 0 && has_parted(r))
+    else if (!stands_by(r) && r->listener < 0 && has_parted(r))
         enter(r, RESTART_DONE);
 }
 
