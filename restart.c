@@ -420,8 +420,8 @@ static void enter(struct restart *r, enum restart_phase phase)
     if (phase < RESTART_DONE)
         return;
     close_listener(r);
-    /* A successor that owns the listener writes its own in its place. */
-    if (r->successor.pid == 0 || is_pending(r))
+    /* A successor that takes connections writes its own in its place. */
+    if (r->successor.pid == 0 || r->successor.report != 'T' || is_pending(r))
         remove_pid_file(r);
     say(r, LOG_INFO, "ended: %lu connections passed on", r->handed_over);
 }
