@@ -1206,7 +1206,7 @@ static void stop(struct restart *r)
         kill(r->successor.pid, SIGTERM);
         take_back_batch(r);
     }
-    r->deadlines[READY_BY] = NEVER;
+    r->deadlines[READY_BY] = r->deadlines[RECEIVED_BY] = NEVER;
     r->backlog = waiting_connections(r->listener);
     enter(r, RESTART_DRAINING);
     accept_waiting(r);
