@@ -813,8 +813,6 @@ static int spawn(struct restart *r, char *name)
 static void restart_failed(struct restart *r, const char *why)
 {
     say(r, LOG_ERR, "restart failed: %s", why);
-    if (r->phase != RESTART_STARTING)
-        return;
     enter(r, RESTART_SERVING);
     tell_predecessor(r, "F");
     notify(r, "READY=1\nSTATUS=restart failed: %s", why);
@@ -848,7 +846,6 @@ static void take_back_batch(struct restart *r)
         return;
     r->open += r->batch_count;
     r->handed_over -= (unsigned)r->batch_count;
-    r->batch_sent = false;
     r->batch_is_back = true;
 }
 
@@ -881,9 +878,8 @@ static void received_all(struct restart *r)
         r->deadlines[DRAINED_BY] = after_seconds(r->options.drain_timeout);
     r->successor.received = r->successor.sent;
     r->deadlines[RECEIVED_BY] = NEVER;
-    while (r->batch_sent && r->batch_count > 0)
+    while (!r->batch_is_back && r->batch_count > 0)
         close(r->batch[--r->batch_count]);
-    r->batch_sent = false;
 }
 
 /* One message with the first COUNT connections of the batch. */
@@ -924,7 +920,6 @@ static void send_batch(struct restart *r)
         return;
     }
     r->successor.sent++;
-    r->batch_sent = count > 0;
     if (r->successor.stalls)
         received_all(r);
     else

@@ -134,7 +134,6 @@ struct restart {
     } successor;
     int batch[RESTART_BATCH]; /* connections given, that the successor has not received yet */
     int batch_count;
-    bool batch_sent;    /* in the last message */
     bool batch_is_back; /* it failed: restart_accept returns them */
 };
 
