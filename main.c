@@ -409,8 +409,6 @@ static int open_listener(const struct options *o)
         listen(fd, SOMAXCONN) == 0)
         return fd;
     complain("cannot listen on %s: %s", o->listen_text, strerror(errno));
-    if (fd >= 0)
-        close(fd);
     return -1;
 }
 
@@ -711,14 +709,6 @@ static void refuse(struct server *s, struct connection *c, enum http_status stat
     send_output(s, c, s->input_length);
 }
 
-static void end_of_input(struct server *s, struct connection *c)
-{
-    if (s->input_length > 0)
-        refuse(s, c, HTTP_BAD_REQUEST);
-    else
-        end_connection(s, c);
-}
-
 /* TO_THE_END: until there is no more to read, or the end, of which epoll will not tell again. */
 static void read_requests(struct server *s, struct connection *c, bool to_the_end)
 {
@@ -726,11 +716,11 @@ static void read_requests(struct server *s, struct connection *c, bool to_the_en
     for (int reads = 0; reads < READS_MAX; reads++) {
         size_t room = sizeof s->input - s->input_length;
         ssize_t n = recv(c->fd, s->input + s->input_length, room, 0);
-        if (n == 0) {
-            end_of_input(s, c);
+        if (n == 0 && s->input_length > 0) {
+            refuse(s, c, HTTP_BAD_REQUEST);
             return;
         }
-        if (n < 0 && errno != EAGAIN) {
+        if (n == 0 || (n < 0 && errno != EAGAIN)) {
             end_connection(s, c);
             return;
         }
@@ -946,16 +936,6 @@ static bool serve(struct server *s, int listener)
     return restart_serve(&s->restart, listener, &options) >= 0;
 }
 
-/* Returns an exit status in the first process, once the last server has ended; GO_ON below it. */
-static int supervise(struct server *s)
-{
-    int status = restart_supervise(&s->restart);
-    if (status >= 0 || !errno)
-        return status;
-    complain("cannot supervise: %s", strerror(errno));
-    return EXIT_FAILURE;
-}
-
 int main(int argc, char **argv)
 {
     struct options options = {
@@ -967,8 +947,13 @@ int main(int argc, char **argv)
     s.options = &options;
     int listener = restart_inherit(&s.restart, &argc, argv), error = errno;
     int status = take_options(&options, argc, argv);
-    if (status == GO_ON && (options.supervise || getpid() == 1))
-        status = supervise(&s);
+    if (status == GO_ON && (options.supervise || getpid() == 1)) {
+        status = restart_supervise(&s.restart);
+        if (status == GO_ON && errno) {
+            complain("cannot supervise: %s", strerror(errno));
+            return EXIT_FAILURE;
+        }
+    }
     if (status != GO_ON)
         return status;
     if (options.fd >= 0) {
