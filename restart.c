@@ -471,14 +471,28 @@ int restart_listener(struct restart *r, int fd)
     return fd;
 }
 
+/* Takes VARIABLE, PARENT:NUMBER, from the environment. Returns NUMBER, or -1: there is none. */
+static int take_variable(const char *variable, int *parent)
+{
+    int number = -1, end = 0;
+    const char *text = getenv(variable);
+    if (!text || sscanf(text, "%9d:%9d%n", parent, &number, &end) != 2 || text[end])
+        number = -1;
+    unsetenv(variable);
+    return number;
+}
+
+/* The supervisor, unless it is that of another process. It is the parent where that has ended. */
+static pid_t find_supervisor(void)
+{
+    int parent = 0, supervisor = take_variable(supervisor_variable, &parent);
+    return parent == getppid() || supervisor == getppid() ? supervisor : 0;
+}
+
 /* The channel to the predecessor. -1: there is none, or the one announced is another process's. */
 static int find_predecessor(struct restart *r)
 {
-    int parent = 0, fd = -1, end = 0;
-    const char *announced = getenv(channel_variable);
-    if (!announced || sscanf(announced, "%9d:%9d%n", &parent, &fd, &end) != 2 || announced[end])
-        fd = -1;
-    unsetenv(channel_variable);
+    int parent = 0, fd = take_variable(channel_variable, &parent);
     if (fd < 0 || socket_option(fd, SO_DOMAIN) != AF_UNIX ||
         socket_option(fd, SO_TYPE) != SOCK_SEQPACKET)
         return -1;
@@ -544,8 +558,7 @@ int restart_inherit(struct restart *r, int *argc, char **argv)
     sigaction(SIGPIPE, &ignore, NULL);
     /* Where it is ignored, how a successor ended is not to be learned: wait(2). */
     sigaction(SIGCHLD, &standard, &r->on_child);
-    r->supervisor = number_of(getenv(supervisor_variable));
-    unsetenv(supervisor_variable);
+    r->supervisor = find_supervisor();
     r->predecessor = find_predecessor(r);
     int listener = find_activation(r), error = errno;
     int fd = *argc > 1 ? number_of(argv[*argc - 1]) : -1;
@@ -716,10 +729,10 @@ static int execute(const char *name, char **argv)
     }
 }
 
-static bool set_number(const char *variable, long number, int fd)
+static bool set_variable(const char *variable, int number)
 {
     char text[2 * NUMBER_SIZE];
-    snprintf(text, sizeof text, fd < 0 ? "%ld" : "%ld:%d", number, fd);
+    snprintf(text, sizeof text, "%ld:%d", (long)getppid(), number);
     return setenv(variable, text, 1) == 0;
 }
 
@@ -738,8 +751,8 @@ __attribute__((noreturn)) static void become(struct restart *r, char *name, int 
     int error = 0;
     if (fcntl(r->listener, F_SETFD, 0) < 0 ||
         (channel >= 0 &&
-         (fcntl(channel, F_SETFD, 0) < 0 || !set_number(channel_variable, getppid(), channel))) ||
-        (r->supervisor > 0 && !set_number(supervisor_variable, r->supervisor, -1)))
+         (fcntl(channel, F_SETFD, 0) < 0 || !set_variable(channel_variable, channel))) ||
+        (r->supervisor > 0 && !set_variable(supervisor_variable, r->supervisor)))
         error = errno;
     else
         error = execute(name, r->argv);
