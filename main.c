@@ -93,8 +93,8 @@ enum state {
     CONNECTION_LINGER, /* the last response is sent; what still comes is dropped */
 };
 
-/* What a connection leaves behind between two turns: input not answered, output not sent. As large
- * as they are, so that a slow client costs what it sent. */
+/* Data of a connection, kept until its next event: input not answered, output not sent. As large as
+ * they are, so that a slow client costs what it sent. */
 struct saved {
     size_t input;
     size_t output;
@@ -385,7 +385,7 @@ static int take_options(struct options *o, int argc, char **argv)
 {
     int option, status = take_address(o, "127.0.0.1:8080");
     opterr = 0;
-    /* + ends at FD: what is behind it is no option. */
+    /* The + stops at FD: nothing after it is an option. */
     while (status == GO_ON &&
            (option = getopt_long(argc, argv, "+:l:p:hV", option_table, NULL)) != -1)
         status = take_option(o, option, argv);
@@ -547,7 +547,8 @@ static void watch(struct server *s, struct connection *c, bool sends)
     c->sends = sends;
     if (epoll_ctl(s->epoll, c->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, c->fd, &event) < 0)
         end_connection(s, c);
-    c->watched = true;
+    else
+        c->watched = true;
 }
 
 /* Keeps what C leaves behind, of the input what stands behind USED. */
@@ -767,8 +768,8 @@ static void connection_ready(struct server *s, struct connection *c, uint32_t ev
     }
 }
 
-/* C's deadline has come. What has arrived by then came in time: it was this process that had none,
- * or was stopped. */
+/* C's deadline has come. What has arrived by now came in time: this process was slow, or stopped,
+ * and not the client. */
 static void time_out(struct server *s, struct connection *c)
 {
     const int64_t since = c->since;
@@ -834,7 +835,7 @@ static bool accept_one(struct server *s)
     return fd >= 0;
 }
 
-/* Idle connections, of which all wait anew if that has changed, may be so for MS. */
+/* Sets how long a connection may be idle. A change restarts the time of all idle connections. */
 static void limit_idle(struct server *s, int64_t ms)
 {
     struct waiting *idle = &s->waiting[WAIT_IDLE];
@@ -845,7 +846,7 @@ static void limit_idle(struct server *s, int64_t ms)
         connection_of(l)->since = s->now;
 }
 
-/* Hands over what is idle. AT_THE_END: closes it, where no successor takes it. */
+/* Hands over what is idle. AT_THE_END: closes it if no successor takes it. */
 static void give_idle(struct server *s, bool at_the_end)
 {
     struct connection *c;
@@ -912,7 +913,7 @@ static int run(struct server *s)
     return s->restart.status;
 }
 
-/* False: and says why. */
+/* Returns false, and logs why, on failure. */
 static bool serve(struct server *s, int listener)
 {
     struct restart_options options = s->options->restart;

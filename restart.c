@@ -58,7 +58,7 @@ enum {
     PAUSE_MS = 100,         /* until accepting is tried again, or what only others can change */
     RECEIVE_MS = 5000,      /* for a successor to receive a message */
     PATIENCE_MS = 1000,     /* for it to close the channel, and for what is left at the end */
-    SHORTAGE_MS = 5000,     /* of descriptors at the end, until what waits is given up */
+    SHORTAGE_MS = 5000,     /* of descriptors, after which waiting connections are abandoned */
     LAST_REQUEST_MS = 1000, /* for a request that is on its way at a shutdown */
     NOTIFY_WAIT_US = 100000,
     GENERATIONS = 64, /* that a supervisor knows: more than live at a time */
@@ -68,15 +68,16 @@ enum {
 #define NEVER INT64_MAX
 
 enum deadline {
-    READY_BY,       /* the successor */
-    RECEIVED_BY,    /* the last message, by the successor */
-    DRAINED_BY,     /* this process */
+    READY_BY,    /* the successor */
+    RECEIVED_BY, /* the last message, by the successor */
+    DRAINED_BY,  /* this process */
+    /* The next four only end something: */
     ROLLBACK_UNTIL, /* this process serves again; NEVER: it does not */
     ACCEPT_AT,      /* accepting goes on; NEVER: it is not paused */
     GIVE_AT,        /* giving goes on, after the channel was full; NEVER: it is not paused */
     CLOSE_AT,       /* a request that is on its way at a shutdown has come; NEVER: that is over */
     ROOM_BY,        /* there must be descriptors for what the predecessor hands over */
-    PARTED_BY,      /* the successor must have closed the channel */
+    CLOSED_BY,      /* the successor must have closed the channel */
     ENDED_BY,       /* the successor, which has closed the channel: else it lives */
     STEP_AT,        /* the next step is due, whatever happens */
 };
@@ -556,7 +557,7 @@ int restart_inherit(struct restart *r, int *argc, char **argv)
     caught_signals(&caught);
     sigprocmask(SIG_BLOCK, &caught, &r->mask);
     sigaction(SIGPIPE, &ignore, NULL);
-    /* Where it is ignored, how a successor ended is not to be learned: wait(2). */
+    /* Where SIGCHLD is ignored, wait(2) does not tell how a successor ended. */
     sigaction(SIGCHLD, &standard, &r->on_child);
     r->supervisor = find_supervisor();
     r->predecessor = find_predecessor(r);
@@ -768,7 +769,7 @@ static void forget_successor(struct restart *r)
     close_fd(&r->successor.channel);
     r->successor.pid = 0;
     r->deadlines[READY_BY] = r->deadlines[RECEIVED_BY] = NEVER;
-    r->deadlines[PARTED_BY] = r->deadlines[ENDED_BY] = NEVER;
+    r->deadlines[CLOSED_BY] = r->deadlines[ENDED_BY] = NEVER;
 }
 
 static int make_ends(const struct restart *r, int channel[2], int execution[2])
@@ -990,7 +991,7 @@ static void successor_ended(struct restart *r, int status)
 {
     char why[WHY_SIZE];
     const bool well = status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    /* The listener is open for a rollback only, if at all. */
+    /* Everything was handed over: the listener is open only for a rollback, if at all. */
     const bool complete =
         !is_pending(r) && (r->phase != RESTART_HANDING_OVER || (r->offered && r->batch_count == 0));
     const bool owned = !is_pending(r);
@@ -1042,10 +1043,10 @@ static void hear_execution(struct restart *r)
     if (length > 0 || toggle(r->argv[0], name) < 0)
         return;
     say(r, LOG_INFO, "successor started: %ld (%s)", (long)r->successor.pid, name);
-    if (r->options.ready_timeout > 0)
-        r->deadlines[READY_BY] = after_seconds(r->options.ready_timeout);
-    else
+    if (r->options.ready_timeout == 0)
         r->successor.report = 'R';
+    else if (r->phase == RESTART_STARTING)
+        r->deadlines[READY_BY] = after_seconds(r->options.ready_timeout);
 }
 
 /* Whether the successor has received every message: the kernel charges the sender for each that
@@ -1079,7 +1080,7 @@ static void hear_channel(struct restart *r)
         step_after(r, RETRY_MS);
     else if (length == 0 || errno != EAGAIN)
         close_fd(&r->successor.channel);
-    /* That it drains is for the owner of the listener to say: so it has received that it is. */
+    /* Only the owner of the listener says D: so the successor has received the first message. */
     if ((all || (drains && is_pending(r))) && r->successor.sent > r->successor.received)
         received_all(r);
     /* It ends because it was told to: the service is not to come back here. */
@@ -1112,7 +1113,7 @@ static void hear_successor(struct restart *r)
     /* The kernel closes the channel of a process that crashes well before it can be waited for. */
     if (open && r->successor.channel < 0 && is_pending(r))
         channel_closed(r);
-    else if (open && r->successor.channel < 0 && r->deadlines[PARTED_BY] == NEVER)
+    else if (open && r->successor.channel < 0 && r->deadlines[CLOSED_BY] == NEVER)
         r->deadlines[ENDED_BY] = now() + PATIENCE_MS;
     if (r->phase == RESTART_STARTING && !r->successor.late &&
         (r->successor.report == 'R' || (r->successor.report == 'T' && r->successor.channel >= 0)))
@@ -1153,7 +1154,7 @@ static int accept_new(struct restart *r)
     if (errno == EAGAIN ||
         (full && poll(&(struct pollfd){.fd = r->listener, .events = POLLIN}, 1, 0) == 0))
         return none_waits(r);
-    /* With no connection left, it is not this process that uses up what is short. */
+    /* With no connection left, it is not this process that causes the shortage. */
     const int64_t draining_since = r->deadlines[DRAINED_BY] - r->options.drain_timeout * 1000LL;
     if (r->backlog > 0 && r->open == 0 && now() - draining_since > SHORTAGE_MS)
         return none_waits(r);
@@ -1173,8 +1174,9 @@ static unsigned waiting_connections(int listener)
     return info.tcpi_unacked;
 }
 
-/* SIGTERM before this process owns the listener. Whichever comes first counts: the predecessor's
- * message, or the end of the channel, which the predecessor sees at once. */
+/* SIGTERM before this process owns the listener. If the predecessor's message is in the channel by
+ * now, this process owns the listener, and stops as its owner. Otherwise it closes the channel, and
+ * the predecessor keeps the listener. */
 static void stop_inheriting(struct restart *r)
 {
     char byte;
@@ -1314,7 +1316,7 @@ static void meet_deadlines(struct restart *r)
     }
     if (is_due(r, ENDED_BY))
         channel_closed(r);
-    if (is_due(r, PARTED_BY))
+    if (is_due(r, CLOSED_BY))
         close_fd(&r->successor.channel);
     for (int pause = ROLLBACK_UNTIL; pause <= CLOSE_AT; pause++)
         is_due(r, (enum deadline)pause);
@@ -1342,18 +1344,18 @@ static bool is_handed_over(const struct restart *r)
 
 /* Whether the successor, which has received everything, has closed the channel, as it does when no
  * more can come. By then it has written the pid file, which so never names an ended process. */
-static bool has_parted(struct restart *r)
+static bool channel_is_closed(struct restart *r)
 {
     if (r->successor.channel < 0)
         return true;
-    if (r->deadlines[PARTED_BY] == NEVER) {
+    if (r->deadlines[CLOSED_BY] == NEVER) {
         shutdown(r->successor.channel, SHUT_WR);
-        r->deadlines[PARTED_BY] = now() + PATIENCE_MS;
+        r->deadlines[CLOSED_BY] = now() + PATIENCE_MS;
     }
     return false;
 }
 
-/* Goes on to the phase that follows, where what the present one waits for has come. */
+/* Enters the next phase once this one has nothing to wait for. */
 static void move_on(struct restart *r)
 {
     if (r->phase < RESTART_HANDING_OVER || r->phase > RESTART_CUT || is_pending(r) ||
@@ -1367,7 +1369,7 @@ static void move_on(struct restart *r)
         return;
     if (stands_by(r) && r->phase != RESTART_STANDING_BY)
         enter(r, RESTART_STANDING_BY);
-    else if (!stands_by(r) && r->listener < 0 && has_parted(r))
+    else if (!stands_by(r) && r->listener < 0 && channel_is_closed(r))
         enter(r, RESTART_DONE);
 }
 
@@ -1450,7 +1452,7 @@ int restart_serve(struct restart *r, int listener, const struct restart_options 
     return -1;
 }
 
-/* The oldest of COUNT connections, which leaves their list. It may be one to give. */
+/* Removes and returns the first of COUNT connections. It may be one to give. */
 static int first_of(struct restart *r, int *connections, int *count)
 {
     const int first = connections[0];
@@ -1536,8 +1538,9 @@ bool restart_leave(struct restart *r, int connection, bool is_idle)
 
 /* ---- supervision ---- */
 
-/* What the supervisor knows of its servers. Each is told of by the process that starts it, so other
- * orphans are none; and one that is no child of the supervisor has a parent that is. */
+/* What the supervisor knows of its servers. The process that starts a server announces its pid, so
+ * other orphans are not servers. A server whose parent still lives is not the supervisor's child
+ * yet, but its parent, or the parent's, is. */
 struct servers {
     pid_t pids[GENERATIONS]; /* 0: none */
     int owner;               /* pidfd */
@@ -1578,8 +1581,7 @@ static int signal_servers(const struct servers *s, int signal)
 static void hear_server(struct servers *s, const siginfo_t *info)
 {
     if (info->si_value.sival_int > 0) {
-        int place =
-            0; /* of a server that has ended, or the last: failed successors push none out */
+        int place = 0; /* that of a server which has ended, or the last */
         while (place < GENERATIONS - 1 && s->pids[place] > 0 && kill(s->pids[place], 0) == 0)
             place++;
         s->pids[place] = info->si_value.sival_int;
@@ -1589,7 +1591,7 @@ static void hear_server(struct servers *s, const siginfo_t *info)
     s->owner = (int)syscall(SYS_pidfd_open, info->si_pid, 0);
 }
 
-/* In the first process: see restart_supervise. */
+/* The first process: see restart_supervise. */
 static int supervise(pid_t first, const sigset_t *caught)
 {
     struct servers s = {.pids = {first}};

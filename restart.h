@@ -42,6 +42,12 @@
  *     drain timeout  v          | the time is up, or the successor drains
  *                   CUT -----> DONE        a second SIGTERM, in any phase: ABORTED
  *
+ * Besides, SIGTERM takes INHERITING, and HANDING_OVER before the successor owns the listener, to
+ * DRAINING. HANDING_OVER goes to DRAINING where the successor is lost later, back to STARTING where
+ * it closes the channel before it owns the listener, to CUT at the drain timeout, and to DONE where
+ * there is no rollback timeout. Where there is one, DRAINING and CUT end in STANDING_BY, and lead
+ * back to SERVING as HANDING_OVER does.
+ *
  * Not for processes with threads: it forks, and changes the environment. Functions that return int
  * return -1 with errno set on failure, unless said otherwise. None blocks, except that a
  * notification waits up to a tenth of a second for a service manager that does not read.
@@ -61,7 +67,7 @@ enum restart_phase {
     RESTART_HANDING_OVER, /* give what is idle, now and as it becomes idle */
     RESTART_STANDING_BY,  /* no connection is left; serves again if the successor crashes */
     RESTART_DRAINING,     /* each answer is a connection's last; close what is idle, in a moment */
-    RESTART_CUT,          /* the drain deadline: close every connection, but give what is idle */
+    RESTART_CUT,          /* the drain deadline: hand over what is idle, close the rest */
     RESTART_DONE,         /* nothing is left to wait for: exit */
     RESTART_ABORTED,      /* told to end twice: exit at once */
 };
@@ -110,7 +116,7 @@ struct restart {
     int64_t deadlines[RESTART_DEADLINES]; /* milliseconds of the monotonic clock */
     int64_t armed;                        /* what the timer is set to */
     int open;                             /* connections that the server has, or will accept */
-    int cut;                              /* connections closed at the deadline; -1: said */
+    int cut;                              /* connections closed at the deadline; -1: logged */
     unsigned long handed_over;            /* connections */
 
     pid_t parent; /* the predecessor */
@@ -125,7 +131,7 @@ struct restart {
         int channel;        /* -1: closed, or it knows none */
         int error;          /* of its execution */
         char report;        /* 0: none yet, 'R': ready, 'T': ready, and takes connections */
-        bool late;          /* and killed for it */
+        bool late;          /* it missed a deadline, and was killed */
         int room;           /* connections that a message may bring it */
         unsigned sent;      /* messages */
         unsigned received;  /* of them; the first makes the listener its own */
@@ -191,7 +197,8 @@ enum restart_phase restart_step(struct restart *restart);
  */
 int restart_accept(struct restart *restart);
 
-/* Closes CONNECTION, which restart_accept returned; or tells that the caller has closed one. */
+/* Closes CONNECTION, which restart_accept returned. restart_closed tells that the caller has closed
+ * one, and has called shutdown(2) for it: a child that is being executed holds it, too. */
 void restart_close(struct restart *restart, int connection);
 void restart_closed(struct restart *restart);
 

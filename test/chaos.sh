@@ -302,7 +302,9 @@ stands_in() {
     local starter=$parent
     state_of "$1"
     [[ $state == T && $1 != "$2" ]] && holds_listener "$1" &&
-        grep -q "\[$1]: listening on" "$log" && { [[ $1 == "$starter" ]] || descends "$1" "$2"; }
+        grep -q "\[$1]: listening on" "$log" && # that may have been another one of this pid
+        [[ $(readlink "/proc/$1/exe") == "$folder"/* ]] &&
+        { [[ $1 == "$starter" ]] || descends "$1" "$2"; }
 }
 
 has_child() {
