@@ -172,11 +172,18 @@ static void log_line(int priority, const char *text)
         length = sizeof line - 1;
         line[length - 1] = '\n';
     }
+    /* A terminal that is stopped says that there is room (poll(2)): its own description does not
+     * block. */
+    int own = isatty(STDERR_FILENO)
+                  ? open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
+                  : -1;
     struct pollfd room = {.fd = STDERR_FILENO, .events = POLLOUT};
-    if (poll(&room, 1, 0) == 1 && room.revents & POLLOUT) {
-        ssize_t written = write(STDERR_FILENO, line, (size_t)length);
+    if (own >= 0 || (poll(&room, 1, 0) == 1 && room.revents & POLLOUT)) {
+        ssize_t written = write(own >= 0 ? own : STDERR_FILENO, line, (size_t)length);
         (void)written;
     }
+    if (own >= 0)
+        close(own);
 }
 
 /* Says what cannot be done. Returns the exit status for bad arguments. */

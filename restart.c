@@ -51,6 +51,7 @@ enum {
     WHY_SIZE = 512,         /* why a restart failed: one file name, and text */
     MESSAGE_SIZE = 16,      /* more than any message says; the rest is cut off */
     EVENTS_MAX = 8,         /* more than there are descriptors in the epoll set */
+    RESTART_OWN = 9,        /* descriptors that a server has without a connection, and one more */
     TURNS = 64,             /* calls of restart_accept before restart_step has its turn */
     ABORTED_MAX = 16,       /* connections in a row that were aborted in the queue */
     ROOM_SHARE = 4,         /* of a process's descriptors, one in so many is for one message */
@@ -149,7 +150,11 @@ static void release_reserve(struct restart *r)
 
 static void keep_reserve(struct restart *r)
 {
-    for (int i = 0; i < RESTART_RESERVE && r->phase <= RESTART_STARTING; i++)
+    struct rlimit limit;
+    if (r->phase > RESTART_STARTING || getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    /* Where there are few, half of what is left by the module is for connections. */
+    for (rlim_t i = 0; i < RESTART_RESERVE && RESTART_OWN + 2 * i < limit.rlim_cur; i++)
         if (r->reserve[i] < 0)
             r->reserve[i] = fcntl(r->timer, F_DUPFD_CLOEXEC, 0);
 }
@@ -393,6 +398,12 @@ static void close_listener(struct restart *r)
 static bool is_pending(const struct restart *r)
 {
     return r->successor.pid > 0 && r->successor.received == 0;
+}
+
+static void kill_successor(const struct restart *r, int signal)
+{
+    if (r->successor.pid > 0)
+        kill(r->successor.pid, signal);
 }
 
 static bool is_told_to_end(const struct restart *r)
@@ -828,6 +839,7 @@ static void restart_failed(struct restart *r, const char *why)
 {
     say(r, LOG_ERR, "restart failed: %s", why);
     enter(r, RESTART_SERVING);
+    announce(r); /* the successor may have done so */
     tell_predecessor(r, "F");
     notify(r, "READY=1\nSTATUS=restart failed: %s", why);
 }
@@ -874,6 +886,7 @@ static void hand_over(struct restart *r)
     r->successor.room = room_of(r->successor.pid);
     r->successor.received = takes ? 0 : 1;
     r->deadlines[READY_BY] = NEVER;
+    r->deadlines[RECEIVED_BY] = takes ? now() + RECEIVE_MS : NEVER;
     if (r->options.rollback_timeout > 0)
         r->deadlines[ROLLBACK_UNTIL] = after_seconds(r->options.rollback_timeout);
     enter(r, takes ? RESTART_HANDING_OVER : RESTART_DRAINING);
@@ -1000,7 +1013,7 @@ static void successor_ended(struct restart *r, int status)
     if (r->phase == RESTART_STARTING) {
         restart_failed(r, why);
     } else if (r->phase <= RESTART_CUT && r->listener >= 0 && !is_told_to_end(r) &&
-               !(well && complete) && !r->successor.has_successor) {
+               !(well && complete) && !(owned && r->successor.has_successor)) {
         serve_again(r, why);
     } else {
         say(r, well ? LOG_INFO : LOG_WARNING, "%s", why);
@@ -1062,8 +1075,8 @@ static void hear_channel(struct restart *r)
 {
     char text[MESSAGE_SIZE] = "";
     bool all = nothing_waits(r), drains = false;
-    ssize_t length;
-    for (;;) {
+    ssize_t length = 0;
+    for (int heard = 0; heard < TURNS; heard++) {
         length = recv(r->successor.channel, text, sizeof text, MSG_DONTWAIT);
         if (length < 0 && errno == ECONNRESET)
             all = false; /* said once, where it closed the channel with messages unread */
@@ -1076,10 +1089,10 @@ static void hear_channel(struct restart *r)
         else
             drains |= text[0] == 'D';
     }
-    if (length < 0 && errno == EINTR)
-        step_after(r, RETRY_MS);
-    else if (length == 0 || errno != EAGAIN)
+    if (length == 0)
         close_fd(&r->successor.channel);
+    else if (length > 0 || errno != EAGAIN)
+        step_after(r, RETRY_MS);
     /* Only the owner of the listener says D: so the successor has received the first message. */
     if ((all || (drains && is_pending(r))) && r->successor.sent > r->successor.received)
         received_all(r);
@@ -1213,7 +1226,7 @@ static void stop(struct restart *r)
     notify(r, "STOPPING=1");
     tell_predecessor(r, "D");
     if (is_pending(r)) {
-        kill(r->successor.pid, SIGTERM);
+        kill_successor(r, SIGTERM);
         take_back_batch(r);
     }
     r->deadlines[READY_BY] = r->deadlines[RECEIVED_BY] = NEVER;
@@ -1235,7 +1248,7 @@ static void signal_stop(struct restart *r, const char *name, pid_t sender)
         return;
     }
     if (is_pending(r))
-        kill(r->successor.pid, SIGKILL);
+        kill_successor(r, SIGKILL);
     r->status = EXIT_FAILURE;
     enter(r, RESTART_ABORTED);
 }
@@ -1264,7 +1277,7 @@ static void take_signal(struct restart *r, int signal, pid_t sender)
     if (sender > 0 && sender == r->supervisor && r->successor.pid > 0 &&
         r->phase >= RESTART_HANDING_OVER && !is_told_to_end(r) &&
         (signal == SIGUSR1 || !is_pending(r))) {
-        kill(r->successor.pid, signal);
+        kill_successor(r, signal);
         return;
     }
     if (signal == SIGUSR1)
@@ -1279,6 +1292,8 @@ static void read_signals(struct restart *r)
     struct signalfd_siginfo info;
     while (read(r->signals, &info, sizeof info) == sizeof info)
         take_signal(r, (int)info.ssi_signo, (pid_t)info.ssi_pid);
+    if (errno != EAGAIN)
+        step_after(r, RETRY_MS);
 }
 
 /* ---- the step ---- */
@@ -1308,11 +1323,15 @@ static void meet_deadlines(struct restart *r)
 {
     if (is_due(r, READY_BY)) {
         r->successor.late = true;
-        kill(r->successor.pid, SIGKILL);
+        kill_successor(r, SIGKILL);
     }
-    if (is_due(r, RECEIVED_BY)) {
+    if (is_due(r, RECEIVED_BY) && r->successor.sent > 0) {
         r->successor.stalls = true;
         received_all(r);
+    } else if (r->phase == RESTART_HANDING_OVER && r->successor.sent == 0 &&
+               r->deadlines[RECEIVED_BY] == NEVER) {
+        r->successor.late = true; /* it cannot even be sent the first message */
+        kill_successor(r, SIGKILL);
     }
     if (is_due(r, ENDED_BY))
         channel_closed(r);
@@ -1326,7 +1345,7 @@ static void meet_deadlines(struct restart *r)
         enter(r, RESTART_CUT);
         leave_predecessor(r);
         if (is_told_to_end(r) && is_pending(r))
-            kill(r->successor.pid, SIGKILL);
+            kill_successor(r, SIGKILL);
     } else if (stands_by(r)) {
         r->deadlines[DRAINED_BY] = r->deadlines[ROLLBACK_UNTIL];
     } else {
@@ -1389,8 +1408,11 @@ enum restart_phase restart_step(struct restart *r)
     send_batch(r);
     move_on(r);
     keep_reserve(r);
-    if (r->listener >= 0)
+    if (r->listener >= 0) {
+        /* A successor that failed may have changed it: it belongs to the open file description. */
+        fcntl(r->listener, F_SETFL, O_NONBLOCK);
         watch_listener(r, may_accept(r) && r->deadlines[ACCEPT_AT] == NEVER);
+    }
     if (hands_over(r) && !r->offered && r->successor.sent > 0 &&
         r->successor.sent == r->successor.received && r->deadlines[GIVE_AT] == NEVER) {
         r->offered = true;
@@ -1444,7 +1466,9 @@ int restart_serve(struct restart *r, int listener, const struct restart_options 
     r->listener = listener;
     if (set_up_events(r) == 0) {
         enter(r, r->predecessor >= 0 ? RESTART_INHERITING : RESTART_SERVING);
-        if ((r->phase == RESTART_INHERITING || announce(r) == 0) && report(r) == 0)
+        /* What was inherited is served all the same: its predecessor may have ended. */
+        const bool announced = r->phase == RESTART_INHERITING || announce(r) == 0;
+        if ((announced || r->inherited >= 0) && report(r) == 0)
             return r->epoll;
     }
     r->phase = RESTART_DONE;
@@ -1513,7 +1537,7 @@ int restart_give(struct restart *r, int connection)
                          r->deadlines[GIVE_AT] != NEVER || r->batch_count >= r->successor.room ||
                          (r->batch_is_back && r->batch_count > 0);
     if (is_full || !hands_over(r)) {
-        errno = hands_over(r) ? EAGAIN : EPIPE;
+        errno = hands_over(r) || r->deadlines[ENDED_BY] != NEVER ? EAGAIN : EPIPE;
         return -1;
     }
     r->batch_is_back = false;
@@ -1605,7 +1629,7 @@ static int supervise(pid_t first, const sigset_t *caught)
         int signal = sigwaitinfo(caught, &info);
         /* Signals come in the order of their numbers. SIGRTMIN is the last, but may be older. */
         for (int next = signal; next > 0; next = sigtimedwait(&told, &info, &at_once))
-            if (next == SIGRTMIN)
+            if (next == SIGRTMIN && info.si_code == SI_QUEUE && is_server(&s, info.si_pid))
                 hear_server(&s, &info);
         reap(&s);
         if (signal <= 0 || signal == SIGCHLD || signal == SIGRTMIN)
