@@ -225,32 +225,29 @@ static int replace_pid_file(const char *file)
     return -1;
 }
 
-static int write_pid_file(struct restart *r)
-{
-    const char *file = r->options.pid_file;
-    release_reserve(r);
-    if (!file || replace_pid_file(file) == 0)
-        return 0;
-    say(r, LOG_ERR, "cannot write pid file %s: %s", file, strerror(errno));
-    return -1;
-}
-
-/* If it names this process. */
-static void remove_pid_file(const struct restart *r)
+/* Whether the pid file names this process. */
+static bool is_named(const struct restart *r)
 {
     const char *file = r->options.pid_file;
     char text[NUMBER_SIZE];
     int fd = file ? open(file, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC) : -1;
     if (fd < 0)
-        return;
+        return false;
     ssize_t length = read(fd, text, sizeof text - 1);
     close(fd);
-    if (length <= 0)
-        return;
-    text[length] = '\0';
+    text[length > 0 ? length : 0] = '\0';
     text[strcspn(text, "\n")] = '\0';
-    if (number_of(text) == getpid())
-        unlink(file);
+    return number_of(text) == getpid();
+}
+
+static int write_pid_file(struct restart *r)
+{
+    const char *file = r->options.pid_file;
+    release_reserve(r);
+    if (!file || is_named(r) || replace_pid_file(file) == 0)
+        return 0;
+    say(r, LOG_ERR, "cannot write pid file %s: %s", file, strerror(errno));
+    return -1;
 }
 
 static void say_listening(const struct restart *r)
@@ -433,8 +430,8 @@ static void enter(struct restart *r, enum restart_phase phase)
         return;
     close_listener(r);
     /* A successor that takes connections writes its own in its place. */
-    if (r->successor.pid == 0 || r->successor.report != 'T' || is_pending(r))
-        remove_pid_file(r);
+    if ((r->successor.pid == 0 || r->successor.report != 'T' || is_pending(r)) && is_named(r))
+        unlink(r->options.pid_file);
     say(r, LOG_INFO, "ended: %lu connections passed on", r->handed_over);
 }
 
@@ -1338,7 +1335,8 @@ static void meet_deadlines(struct restart *r)
     if (is_due(r, CLOSED_BY))
         close_fd(&r->successor.channel);
     for (int pause = ROLLBACK_UNTIL; pause <= CLOSE_AT; pause++)
-        is_due(r, (enum deadline)pause);
+        if (is_due(r, (enum deadline)pause))
+            step_soon(r); /* the server may have something to do then */
     if (!is_due(r, DRAINED_BY))
         return;
     if (r->phase != RESTART_CUT) {

@@ -9,9 +9,9 @@ setup() {
     log=$BATS_TEST_TMPDIR/log
 }
 
-# chaos MODE OPTIONS: ten seconds of it.
+# chaos MODE OPTIONS: five seconds of it.
 chaos() {
-    SERVER_DIR=$SERVER_DIR CHAOS_MODE=$1 CHAOS_OPTIONS=$2 CHAOS_SECONDS=10 \
+    SERVER_DIR=$SERVER_DIR CHAOS_MODE=$1 CHAOS_OPTIONS=$2 CHAOS_SECONDS=5 \
         CHAOS_KEEP=$BATS_TEST_TMPDIR/chaos "$BATS_TEST_DIRNAME/chaos.sh" 3>&-
 }
 
