@@ -649,15 +649,17 @@ static void respond(struct server *s, struct connection *c, struct http_request 
         request->more_to_come = true;
     }
     s->output_length += http_respond(&s->responses, request, s->output + s->output_length);
-    c->closing = request->persistence == HTTP_CLOSE;
-    c->lingers = c->closing && request->more_to_come;
-    c->answered = true;
+    if (request->persistence == HTTP_CLOSE) {
+        c->closing = true;
+        c->lingers = request->more_to_come;
+    }
 }
 
 /* C has no request in flight any more. */
 static void become_idle(struct server *s, struct connection *c)
 {
     c->state = CONNECTION_IDLE;
+    c->answered = true;
     wait_for(s, c, WAIT_IDLE);
 }
 
