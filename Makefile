@@ -101,7 +101,7 @@ check: lint
 	$(CC) -std=gnu11 -D_GNU_SOURCE -O1 -g $(SANITIZED) -DVERSION='"$(VERSION)"' \
 	    -o build/sanitized/rust_graceful_restart main.c http.c restart.c
 	cp build/sanitized/rust_graceful_restart build/sanitized/rust_graceful_restart1
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1 \
 	    SERVER_DIR=$(CURDIR)/build/sanitized $(BATS) $(TESTS)
 
 SOURCES = main.c http.c restart.c $(wildcard test/*.c)

@@ -15,7 +15,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <linux/sockios.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -917,11 +916,11 @@ static ssize_t send_connections(const struct restart *r, int count)
     if (count > 0) {
         memset(&ancillary, 0, sizeof ancillary);
         message.msg_control = ancillary.bytes;
-        message.msg_controllen = CMSG_SPACE(size);
+        message.msg_controllen = (socklen_t)CMSG_SPACE(size);
         struct cmsghdr *c = CMSG_FIRSTHDR(&message);
         c->cmsg_level = SOL_SOCKET;
         c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(size);
+        c->cmsg_len = (socklen_t)CMSG_LEN(size);
         memcpy(CMSG_DATA(c), r->batch, size);
     }
     return sendmsg(r->successor.channel, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -1060,11 +1059,11 @@ static void hear_execution(struct restart *r)
 }
 
 /* Whether the successor has received every message: the kernel charges the sender for each that
- * waits (unix(7), SIOCOUTQ), and for one byte while it takes back the charge. */
+ * waits (SIOCOUTQ, which is TIOCOUTQ), and for one byte while it takes back the charge. */
 static bool nothing_waits(const struct restart *r)
 {
     int waiting;
-    return ioctl(r->successor.channel, SIOCOUTQ, &waiting) == 0 && waiting <= 1;
+    return ioctl(r->successor.channel, TIOCOUTQ, &waiting) == 0 && waiting <= 1;
 }
 
 /* Hears all that the successor says, and whether it has received what it was sent. */
