@@ -1000,10 +1000,10 @@ static void successor_ended(struct restart *r, int status)
 {
     char why[WHY_SIZE];
     const bool well = status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    const bool owned = !is_pending(r);
     /* Everything was handed over: the listener is open only for a rollback, if at all. */
     const bool complete =
-        !is_pending(r) && (r->phase != RESTART_HANDING_OVER || (r->offered && r->batch_count == 0));
-    const bool owned = !is_pending(r);
+        owned && (r->phase != RESTART_HANDING_OVER || (r->offered && r->batch_count == 0));
     describe_end(r, status, why);
     forget_successor(r);
     if (r->phase == RESTART_STARTING) {
