@@ -18,9 +18,11 @@ OBJECTS  = main.o http.o restart.o
 TOOLS    = $(patsubst %,build/%,echo hammer http_cases manager peer crowd tracer second_zero.so)
 TESTS    = test
 
-# Tests mostly wait: many at a time, where GNU parallel is there for it.
-JOBS ?= 12
-BATS  = bats $$(! parallel --version 2>/dev/null | grep -q '^GNU' || echo --jobs $(JOBS))
+# Tests mostly wait: all files at a time, where GNU parallel is there for it. Within a file bats
+# starts a test at a time: it takes more processor time than most tests to see which are at an end.
+JOBS ?= 20
+BATS  = bats $$(! parallel --version 2>/dev/null | grep -q '^GNU' || \
+    echo --jobs $(JOBS) --no-parallelize-within-files)
 
 # What is run besides a compiler, each as command:Debian package. A test that needs one of MORE_TOOLS
 # is skipped where that is missing. (parallel brings sysstat, which collects figures from then on.)

@@ -6,7 +6,7 @@
 load helper
 
 setup() {
-    log=$BATS_TEST_TMPDIR/log
+    prepare
 }
 
 # chaos MODE OPTIONS: five seconds of it.

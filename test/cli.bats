@@ -20,7 +20,7 @@ refused() {
     echo "status $status, said: $complaint"
     ((status == $1))
     [[ -z $output ]]
-    [[ $(wc -l <"$BATS_TEST_TMPDIR/complaint") == 1 ]]
+    [[ -n $complaint && $complaint != *$'\n'* ]]
     [[ $complaint =~ ^$NAME\[[0-9]+]:\ .*$2 ]]
 }
 

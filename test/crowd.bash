@@ -13,7 +13,7 @@ crowd() {
     (cd "$BATS_TEST_TMPDIR" && exec "$BUILD_DIR/crowd" "$@" 3>&- <"$at.in" >"$at.out" 2>>"$log") &
     exec {in}>"$at.in" {out}<"$at.out"
     rm "$at.in" "$at.out"
-    IFS= read -r -t 20 -u "$out" said || return 1
+    IFS= read -r -t "$patience" -u "$out" said || return 1
     crowd_port=${said##* }
 }
 
@@ -27,7 +27,7 @@ order() {
 
 obeyed() {
     local -n out=crowd_$1_out
-    IFS= read -r -t 20 -u "$out" reply
+    IFS= read -r -t "$patience" -u "$out" reply
 }
 
 tell() {

@@ -8,34 +8,21 @@ bats_require_minimum_version 1.5.0
 load helper
 
 setup() {
-    log=$BATS_TEST_TMPDIR/log
+    prepare
     hammer=$BATS_TEST_TMPDIR/hammer
     cp "$BUILD_DIR/echo" "$BATS_TEST_TMPDIR/echo"
     cp "$BUILD_DIR/echo" "$BATS_TEST_TMPDIR/echo1"
     start_command ./echo 0
-    wait_log "^echo: \[$pid] listening on 127\.0\.0\.1:"
-    port=$(sed -nE "s/.*\[$pid] listening on .*:([0-9]+)$/\1/p" "$log")
-}
-
-# The process that said last that it listens, of those that live.
-newest() {
-    local process
-    for process in $(sed -nE 's/.*\[([0-9]+)] listening on .*/\1/p' "$log" | tac); do
-        gone "$process" || break
-    done
-    echo "$process"
-}
-
-has_successor() {
-    [[ $(newest) != "$1" ]]
+    wait_log "^echo: \[$pid] listening on 127\.0\.0\.1:([0-9]+)$"
+    port=${BASH_REMATCH[1]}
 }
 
 # replace: asks the server for a restart and waits until its successor listens. Sets old, pid.
 replace() {
     old=$pid
     kill -USR1 "$old"
-    wait_for has_successor "$old"
-    pid=$(newest)
+    wait_for succeeded "$old"
+    pid=$(serving_pid)
 }
 
 # Waits until the server that was started last is the only one.
@@ -52,7 +39,7 @@ fail() {
     local before
     before=$(count_log "\[$pid] restart failed: $1")
     kill -USR1 "$pid"
-    deadline=20 wait_for logged_more_than "$before" "\[$pid] restart failed: $1"
+    wait_for logged_more_than "$before" "\[$pid] restart failed: $1"
     wait_for childless "$pid"
 }
 
@@ -81,7 +68,7 @@ mend() {
 load_server() {
     in_background "$BUILD_DIR/hammer" --echo -d 300 --pause 5 "$@" "127.0.0.1:$port" \
         >"$hammer" 2>"$hammer.said"
-    deadline=30 wait_for grep -q '^idle' "$hammer.said"
+    wait_for grep -q '^idle' "$hammer.said"
 }
 
 mixed_load() {
@@ -100,7 +87,7 @@ load_ends() {
 # echoes FD TEXT: whether a line comes back over FD as it was sent.
 echoes() {
     local line
-    echo "$2" >&"$1" && IFS= read -r -t 10 -u "$1" line && [[ $line == "$2" ]]
+    echo "$2" >&"$1" && IFS= read -r -t "$patience" -u "$1" line && [[ $line == "$2" ]]
 }
 
 @test "the echo server sends back what it gets" {
@@ -249,8 +236,8 @@ echoes() {
     wait_log "\[$pid] successor started"
     kill -STOP "$pid"
     : >"$BATS_TEST_TMPDIR/stopped"
-    wait_for has_successor "$pid"
-    successor=$(newest)
+    wait_for succeeded "$pid"
+    successor=$(serving_pid)
     kill -TERM "$successor"
     wait_gone "$successor"
     kill -CONT "$pid"

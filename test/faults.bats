@@ -7,9 +7,8 @@
 load helper
 
 setup() {
-    quicken
+    prepare
     install_server "$BATS_TEST_TMPDIR"
-    log=$BATS_TEST_TMPDIR/log
     lossy=0
     strace -qq -o /dev/null true || skip 'needs strace, and leave to trace'
 }
@@ -35,6 +34,10 @@ traced() {
 
 restart_decided() {
     logged 'restart failed' || logged 'handed over'
+}
+
+nothing_left() {
+    [[ -z $(left_over) ]]
 }
 
 # The restart has been decided, either way: no client notices (but, where $lossy, the one that is

@@ -6,7 +6,7 @@
 load helper
 
 setup() {
-    log=$BATS_TEST_TMPDIR/log
+    prepare
 }
 
 # start_socat ADDRESS [OPTIONS...]: each connection is one to ADDRESS, as of socat(1).

@@ -28,9 +28,16 @@ exec {never}<> <(:)
 export ASAN_OPTIONS=allocator_may_return_null=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}
 
 setup() {
-    quicken
+    prepare
     install_server "$BATS_TEST_TMPDIR"
+}
+
+# What each setup begins with. Sets log.
+prepare() {
+    quicken
     log=$BATS_TEST_TMPDIR/log
+    # What is sent to a connection that is closed fails, and ends nothing.
+    trap : PIPE
 }
 
 teardown() {
@@ -94,8 +101,8 @@ start_command() {
 
 # Waits until process $pid listens. Sets port.
 wait_listening() {
-    wait_log "\[$pid]: listening on "
-    port=$(sed -nE "s/.*\[$pid]: listening on [^ ]*:([0-9]+).*/\1/p" "$log")
+    wait_log "\[$pid]: listening on [^ ]*:([0-9]+)"
+    port=${BASH_REMATCH[1]}
 }
 
 # A port that no process uses, no other test gets, and the kernel gives to none by itself.
@@ -110,33 +117,43 @@ free_port() {
     echo "$port"
 }
 
-# The process that serves: of those that live the last that said so. Nothing: none does.
-serving_pid() {
-    local processes i
-    mapfile -t processes < <(sed -nE 's/.*\[([0-9]+)]: listening on .*/\1/p' "$log")
-    for ((i = ${#processes[@]} - 1; i >= 0; i--)); do
-        if ! gone "${processes[i]}"; then
-            echo "${processes[i]}"
-            return
-        fi
+# Sets serving to the process that serves: of those that live the last that said so. Nothing: none
+# does.
+find_serving() {
+    local lines i
+    mapfile -t lines <"$log"
+    for ((i = ${#lines[@]} - 1; i >= 0; i--)); do
+        [[ ${lines[i]} =~ \[([0-9]+)\]:?' listening on ' ]] || continue
+        serving=${BASH_REMATCH[1]}
+        gone "$serving" || return 0
     done
+    serving=
+}
+
+serving_pid() {
+    local serving
+    find_serving
+    echo "$serving"
 }
 
 # succeeded PID: whether a process after PID serves.
 succeeded() {
     local serving
-    serving=$(serving_pid)
+    find_serving
     [[ -n $serving && $serving != "$1" ]]
 }
 
 # Asks the process that serves for a restart, and waits until its successor serves and it has
 # handed over. Sets old and pid.
 restart_server() {
-    old=$(serving_pid)
+    local serving
+    find_serving
+    old=$serving
     kill -USR1 "$old"
     wait_for succeeded "$old"
     wait_log "\[$old]: handed over"
-    pid=$(serving_pid)
+    find_serving
+    pid=$serving
 }
 
 # Asks the process that serves for a restart that fails, and waits until it says so.
@@ -208,9 +225,15 @@ pause() {
     read -r -t "$seconds" -u "$never" || true
 }
 
-# logged REGEX: whether a line of the log matches.
+# logged REGEX: whether a line of the log matches. Sets BASH_REMATCH. It is asked so often that a
+# process each time would be most of what a test costs.
 logged() {
-    grep -Eq -- "$1" "$log" 2>/dev/null
+    local line lines=()
+    [[ ! -e $log ]] || mapfile -t lines <"$log"
+    for line in "${lines[@]}"; do
+        [[ ! $line =~ $1 ]] || return 0
+    done
+    return 1
 }
 
 count_log() {
@@ -295,6 +318,18 @@ processor_time() {
     echo $((${12} + ${13}))
 }
 
+# does_not_spin PID: it runs for less than a tenth of the second from now, and of what that second
+# takes on a machine that is busy.
+does_not_spin() {
+    local before after begun=${EPOCHREALTIME/[.,]/} took
+    read -r before _ <"/proc/$1/schedstat"
+    pause 1000
+    read -r after _ <"/proc/$1/schedstat"
+    took=$((${EPOCHREALTIME/[.,]/} - begun))
+    echo "ran for $(((after - before) / 1000)) of $took us"
+    (((after - before) / 1000 < took / 10))
+}
+
 # ---- one request, one connection (curl) ----
 
 # get [PATH]: prints the body and sets nothing; fails if there is no whole answer.
@@ -308,9 +343,13 @@ get_status() {
         "http://127.0.0.1:$port${1:-/}"
 }
 
-# serves: whether a request is answered as it should be.
+# serves: whether a request over a new connection is answered as it should be.
 serves() {
-    [[ $(get /) == 'Hello, World!' ]]
+    local conn failed=0
+    connect 2>/dev/null || return 1
+    ask "$conn" || failed=1
+    disconnect "$conn"
+    return $failed
 }
 
 # ---- connections held open by the test ----
@@ -354,9 +393,9 @@ receive() {
 }
 
 # ask FD: asks once more over the open connection FD: the right answer has to come, and leave it
-# open.
+# open. The request goes out line by line, which takes no process.
 ask() {
-    send "$1" "$WHOLE" && answered "$1"
+    printf '%b' "$WHOLE" >&"$1" && answered "$1"
 }
 
 # answered FD: the right answer comes over FD, and leaves it open.
@@ -365,54 +404,69 @@ answered() {
 }
 
 announces_close() {
-    grep -Eqi '^connection: *close' <<<"$header"
+    [[ $'\n'${header,,} == *$'\n'connection:*([ ])close* ]]
+}
+
+# receive_all FD: reads all that comes until the server closes the connection. Sets all. Fails on a
+# reset, and if the end does not come in good time.
+receive_all() {
+    local complaint=$BATS_TEST_TMPDIR/complaint.$BASHPID status=0
+    LC_ALL=C IFS= read -r -t "$patience" -d '' -u "$1" all 2>"$complaint" || status=$?
+    ((status == 1)) && [[ ! -s $complaint ]]
 }
 
 # closed FD: whether the server closes the connection, with nothing more sent, in good time. A reset
 # counts as a failure.
 closed() {
-    local left
-    left=$(timeout "$patience" cat <&"$1" 2>&1) && [[ -z $left ]]
+    receive_all "$1" && [[ -z $all ]]
 }
 
-# raw TEXT: sends TEXT over a new connection, prints all that comes until the server closes it.
-raw() {
-    local fd
-    exec {fd}<>"/dev/tcp/127.0.0.1/$port"
-    send "$fd" "$1" || true
-    timeout "$patience" cat <&"$fd"
-    exec {fd}>&-
+# closes_gracefully BEGUN: the client of the idle connection $conn notices nothing worse than a
+# graceful close: a request that it sends within a second of BEGUN, in microseconds, is answered.
+closes_gracefully() {
+    local took
+    send "$conn" "$WHOLE" || true
+    took=$((${EPOCHREALTIME/[.,]/} - $1))
+    if ! receive "$conn"; then
+        ((took > 900000)) # on a machine that was too busy
+        disconnect "$conn"
+        return
+    fi
+    [[ $code == 200 && $body == 'Hello, World!' ]]
+    announces_close
+    closed "$conn"
+    disconnect "$conn"
 }
 
-# server_end FD: of the server's end of the test's connection FD, prints the inode, 0 while it waits
-# to be accepted, and how many bytes wait to be read, and to be sent. Fails once it is gone.
+# server_end FD: looks at the server's end of the test's connection FD. Sets inode, 0 while it waits
+# to be accepted; unread and unsent, how many bytes wait to be read, and to be sent. Fails once it is
+# gone.
 server_end() {
-    local ours
-    ours=$(readlink "/proc/$BASHPID/fd/$1")
-    ss -Htne "sport = :$port or dport = :$port" | awk -v ours="ino:${ours//[^0-9]/}" -v at="$port" '
-        {
-            ino = $0
-            split($4, part, ":"); here = part[length(part)]
-            split($5, part, ":"); there = part[length(part)]
-            match(ino, /ino:[0-9]+/); ino = substr(ino, RSTART, RLENGTH)
-        }
-        ino == ours { client = here }
-        here == at { inode[there] = substr(ino, 5); unread[there] = $2; unsent[there] = $3 }
-        END { if (client in inode) print inode[client], unread[client], unsent[client]; else exit 1 }'
+    local ours received queued here there rest client=''
+    local -A ends=()
+    ours=$(readlink "/proc/self/fd/$1")
+    while read -r _ received queued here there rest; do
+        inode=${rest##*ino:}
+        inode=${inode%% *}
+        here=${here##*:}
+        [[ $here != "$port" ]] || ends[${there##*:}]="$inode $received $queued"
+        [[ "socket:[$inode]" != "$ours" ]] || client=$here
+    done < <(ss -Htne "sport = :$port or dport = :$port")
+    [[ -n $client && -n ${ends[$client]-} ]] || return 1
+    read -r inode unread unsent <<<"${ends[$client]}"
 }
 
 # holds PID FD: whether process PID holds the server's end of the test's connection FD.
 holds() {
-    local inode
-    read -r inode _ < <(server_end "$2") || return 1
-    ((inode > 0)) || return 1
-    [[ -n $(find "/proc/$1/fd" -lname "socket:\[$inode]" 2>/dev/null) ]]
+    local inode unread unsent
+    server_end "$2" && ((inode > 0)) || return 1
+    [[ $(readlink "/proc/$1/fd"/* 2>/dev/null) == *"socket:[$inode]"* ]]
 }
 
 # taken FD: whether the server has read all that was sent over the test's connection FD.
 taken() {
-    local inode unread
-    read -r inode unread _ < <(server_end "$1") && ((inode > 0 && unread == 0))
+    local inode unread unsent
+    server_end "$1" && ((inode > 0 && unread == 0))
 }
 
 # ---- the end ----
@@ -427,10 +481,8 @@ in_background() {
 processes_with() {
     : "${BATS_TEST_TMPDIR:?}"
     local path
-    while IFS=/ read -r _ _ path _; do
-        echo "$path"
-    done < <(find /proc/[0-9]*/"$1" -maxdepth 0 \
-        \( -lname "$BATS_TEST_TMPDIR" -o -lname "$BATS_TEST_TMPDIR/*" \) 2>/dev/null)
+    find /proc/[0-9]*/"$1" -maxdepth 0 \( -lname "$BATS_TEST_TMPDIR" -o \
+        -lname "$BATS_TEST_TMPDIR/*" \) -printf '%h\n' 2>/dev/null | sed 's,/proc/,,'
 }
 
 left_over() {
@@ -442,9 +494,10 @@ only_one_left() {
     [[ $(processes_with exe) == "$(serving_pid)" ]]
 }
 
-nothing_left() {
+# all_gone PID...
+all_gone() {
     local process
-    for process in $(left_over); do
+    for process; do
         gone "$process" || return 1
     done
 }
@@ -460,7 +513,8 @@ end_all() {
         kill -TERM "$process" 2>/dev/null || true
         kill -INT "$process" 2>/dev/null || true
     done
-    if ((${#processes[@]})) && ! deadline=10 wait_for nothing_left >/dev/null; then
+    if ((${#processes[@]})); then
+        deadline=10 wait_for all_gone "${processes[@]}" >/dev/null || true
         mapfile -t processes < <(left_over)
     fi
     for process in "${processes[@]}" $(jobs -p); do

@@ -17,8 +17,7 @@ setup_file() {
 }
 
 setup() {
-    # shellcheck disable=SC2034 # helper.bash uses it
-    log=$BATS_TEST_TMPDIR/log
+    prepare
     root=$BATS_TEST_TMPDIR/root
     mkdir "$root"
 }

@@ -70,14 +70,6 @@ idle_and_ask() {
     done
 }
 
-# Processor time that process PID uses within a second is next to none.
-does_not_spin() {
-    local before
-    before=$(processor_time "$1")
-    sleep 1
-    (($(processor_time "$1") - before < 10))
-}
-
 need() {
     [[ -x $BUILD_DIR/$1 ]] && return
     echo "build/$1 is missing: make build/$1"
@@ -251,12 +243,11 @@ handed_over_when_sent() {
 # Whether the server's end of the test's connection FD has bytes to send and to read, and does
 # neither.
 stuck() {
-    local before unread unsent
-    before=$(server_end "$1")
-    read -r _ unread unsent <<<"$before"
-    ((unread > 0 && unsent > 0)) || return 1
+    local before inode unread unsent
+    server_end "$1" && ((unread > 0 && unsent > 0)) || return 1
+    before="$inode $unread $unsent"
     pause 500
-    [[ $(server_end "$1") == "$before" ]]
+    server_end "$1" && [[ "$inode $unread $unsent" == "$before" ]]
 }
 
 # Each body is in one line with what follows it.
@@ -540,23 +531,6 @@ times_woken() {
 
 # ---- successors of other builds ----
 
-# The client of the idle connection $conn notices nothing worse than a graceful close: a request
-# that it sends within a second of $begun is answered.
-closes_gracefully() {
-    local took
-    send "$conn" "$WHOLE" || true
-    took=$((${EPOCHREALTIME/[.,]/} - begun))
-    if ! receive "$conn"; then
-        ((took > 900000)) # on a machine that was too busy
-        disconnect "$conn"
-        return
-    fi
-    [[ $code == 200 && $body == 'Hello, World!' ]]
-    announces_close
-    closed "$conn"
-    disconnect "$conn"
-}
-
 @test "a successor that takes no connections: each is asked to close, and none is cut" {
     start_server
     connect
@@ -566,7 +540,7 @@ closes_gracefully() {
     successor_script 'printf R >&"${RESTART_CHANNEL#*:}"; unset RESTART_CHANNEL; become "$@"'
     begun=${EPOCHREALTIME/[.,]/}
     restart_server
-    closes_gracefully
+    closes_gracefully "$begun"
     closed "$idle"
     disconnect "$idle"
     ended "$old"
@@ -585,7 +559,7 @@ closes_gracefully() {
     begun=${EPOCHREALTIME/[.,]/}
     kill -USR1 "$pid"
     wait_for succeeded "$pid"
-    closes_gracefully
+    closes_gracefully "$begun"
     closed "$idle"
     disconnect "$idle"
     ended "$pid"
