@@ -177,8 +177,11 @@ ended() {
 
 # The file name of the next successor.
 successor_name() {
-    local name
-    name=$(sed -nE 's/^([^[]+)\[[0-9]+]: listening on .*/\1/p' "$log" | tail -n 1)
+    local lines line name=''
+    mapfile -t lines <"$log"
+    for line in "${lines[@]}"; do
+        [[ ! $line =~ ^([^[]+)\[[0-9]+\]': listening on ' ]] || name=${BASH_REMATCH[1]}
+    done
     [[ $name == *1 ]] && echo "${name%1}" || echo "${name}1"
 }
 
@@ -318,6 +321,11 @@ processor_time() {
     echo $((${12} + ${13}))
 }
 
+# times_woken PID: how often it has gone on after it waited.
+times_woken() {
+    sed -nE 's/^voluntary_ctxt_switches:\s+//p' "/proc/$1/status"
+}
+
 # does_not_spin PID: it runs for less than a tenth of the second from now, and of what that second
 # takes on a machine that is busy.
 does_not_spin() {
@@ -357,6 +365,15 @@ serves() {
 # connect: opens a connection. Sets conn, its descriptor.
 connect() {
     exec {conn}<>"/dev/tcp/127.0.0.1/$port"
+}
+
+# connect_many N: opens N connections. Sets conns.
+connect_many() {
+    conns=()
+    for ((i = 0; i < $1; i++)); do
+        connect
+        conns+=("$conn")
+    done
 }
 
 disconnect() {
@@ -480,9 +497,8 @@ in_background() {
 # processes_with WHAT: those whose working folder or program (WHAT: cwd, exe) is the test's.
 processes_with() {
     : "${BATS_TEST_TMPDIR:?}"
-    local path
-    find /proc/[0-9]*/"$1" -maxdepth 0 \( -lname "$BATS_TEST_TMPDIR" -o \
-        -lname "$BATS_TEST_TMPDIR/*" \) -printf '%h\n' 2>/dev/null | sed 's,/proc/,,'
+    (cd /proc && exec find [0-9]*/"$1" -maxdepth 0 \( -lname "$BATS_TEST_TMPDIR" -o \
+        -lname "$BATS_TEST_TMPDIR/*" \) -printf '%h\n' 2>/dev/null)
 }
 
 left_over() {

@@ -18,15 +18,6 @@ own_memory() {
     sed -nE 's/^RssAnon:\s+([0-9]+) kB/\1/p' "/proc/$pid/status"
 }
 
-# connect_many COUNT: opens COUNT connections. Sets conns.
-connect_many() {
-    conns=()
-    for ((i = 0; i < $1; i++)); do
-        connect
-        conns+=("$conn")
-    done
-}
-
 # Whether the server has as many descriptors as before its first connection, $before.
 all_closed() {
     (($(descriptors "$pid") == before))

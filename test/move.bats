@@ -27,15 +27,6 @@ hold_hand_over() {
     wait_log "\[$old]: handed over"
 }
 
-# connect_many N: opens N connections. Sets conns.
-connect_many() {
-    conns=()
-    for ((i = 0; i < $1; i++)); do
-        connect
-        conns+=("$conn")
-    done
-}
-
 # ask_many FD...: asks over all of them at once: the right answers have to come, and leave them open.
 ask_many() {
     local fd text length
@@ -507,10 +498,6 @@ holds_no_more() {
     (($(times_woken "$old") - before < 5))
     send "$conn" "$REST"
     answered "$conn"
-}
-
-times_woken() {
-    sed -nE 's/^voluntary_ctxt_switches:\s+//p' "/proc/$1/status"
 }
 
 @test "the old process waits for a full channel without spinning, and serves meanwhile" {

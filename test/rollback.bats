@@ -56,10 +56,6 @@ has_connections() {
     (($(connections_of "$1") == $2))
 }
 
-times_woken() {
-    sed -nE 's/^voluntary_ctxt_switches:\s+//p' "/proc/$1/status"
-}
-
 # manage: plays the service manager.
 manage() {
     notes=$BATS_TEST_TMPDIR/notes
