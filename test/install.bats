@@ -104,7 +104,7 @@ installed_versions() {
 
 @test "what is installed runs from there, and restarts there" {
     make_here install DESTDIR="$root" PREFIX=/usr
-    start_command "$root/usr/bin/$NAME" -l 127.0.0.1:0
+    start_command "$root/usr/bin/$NAME" -l 127.0.0.1:0 "${PATIENT[@]}"
     wait_listening
     for name in "${NAME}1" "$NAME"; do
         restart_server
@@ -116,7 +116,7 @@ installed_versions() {
 @test "what is installed is found through PATH, and so is its successor" {
     make_here install DESTDIR="$root" PREFIX=/usr
     PATH=$root/usr/bin:$PATH
-    start_command "$NAME" -l 127.0.0.1:0
+    start_command "$NAME" -l 127.0.0.1:0 "${PATIENT[@]}"
     wait_listening
     restart_server
     [[ /proc/$pid/exe -ef $root/usr/bin/${NAME}1 ]]
@@ -125,7 +125,7 @@ installed_versions() {
 
 @test "make install replaces programs that run, and the next restart runs the new one" {
     make_here install DESTDIR="$root" PREFIX=/usr
-    start_command "$root/usr/bin/$NAME" -l 127.0.0.1:0
+    start_command "$root/usr/bin/$NAME" -l 127.0.0.1:0 "${PATIENT[@]}"
     wait_listening
     connect
     ask "$conn"
@@ -145,7 +145,7 @@ installed_versions() {
 
 @test "make uninstall does no harm to a server that runs" {
     make_here install DESTDIR="$root" PREFIX=/usr
-    start_command "$root/usr/bin/$NAME" -l 127.0.0.1:0
+    start_command "$root/usr/bin/$NAME" -l 127.0.0.1:0 "${PATIENT[@]}"
     wait_listening
     make_here uninstall DESTDIR="$root" PREFIX=/usr
     fail_restart

@@ -814,11 +814,13 @@ has_few_connections() {
 }
 
 @test "a successor killed after the hand-over does not disturb what the old process still does" {
-    start_server
+    start_server -p pid_file
     connect
     send "$conn" "$HALF"
     wait_for taken "$conn"
     restart_server
+    # It has learned that it owns the listener.
+    wait_for grep -qx "$pid" "$BATS_TEST_TMPDIR/pid_file"
     kill -KILL "$pid"
     wait_gone "$pid"
     send "$conn" "$REST"

@@ -53,7 +53,8 @@ start_traced() {
     done
     export ASAN_OPTIONS=detect_leaks=0
     calls=$BATS_TEST_TMPDIR/calls
-    start_command strace -D -f -qq -o "$calls" "${options[@]}" "./$NAME" -l 127.0.0.1:0 "${@:2}"
+    start_command strace -D -f -qq -o "$calls" "${options[@]}" "./$NAME" -l 127.0.0.1:0 \
+        "${PATIENT[@]}" "${@:2}"
     wait_listening
 }
 

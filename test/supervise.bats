@@ -9,7 +9,7 @@ load helper
 
 # start_supervised [OPTIONS...]: starts a supervised server. Sets supervisor and pid, the server's.
 start_supervised() {
-    start_command "./$NAME" --supervise -l 127.0.0.1:0 -p pid_file "$@"
+    start_command "./$NAME" --supervise -l 127.0.0.1:0 -p pid_file "${PATIENT[@]}" "$@"
     supervisor=$pid
     wait_for has_child
     wait_listening
@@ -111,11 +111,12 @@ free_port() {
 }
 
 @test "a successor is given the option, and has no first process of its own" {
-    start_supervised --idle-timeout 61
+    start_supervised
     hand_over
     mapfile -d '' -t argv <"/proc/$pid/cmdline"
-    [[ ${argv[*]:0:7} == "./${NAME}1 --supervise -l 127.0.0.1:0 -p pid_file --idle-timeout" ]]
-    [[ ${argv[8]} =~ ^[0-9]+$ ]]
+    [[ ${argv[*]:0:${#argv[@]}-1} == \
+        "./${NAME}1 --supervise -l 127.0.0.1:0 -p pid_file ${PATIENT[*]}" ]]
+    [[ ${argv[-1]} =~ ^[0-9]+$ ]]
     wait_for only "$supervisor" "$pid"
 }
 
@@ -398,7 +399,7 @@ start_as_first() {
     namespace=(unshare --pid --fork --mount-proc --kill-child)
     "${namespace[@]}" true 2>/dev/null || namespace+=(--user --map-root-user)
     "${namespace[@]}" true 2>/dev/null || skip 'needs a pid namespace: not permitted'
-    start_command "${namespace[@]}" "./$NAME" -l 127.0.0.1:0 -p pid_file "$@"
+    start_command "${namespace[@]}" "./$NAME" -l 127.0.0.1:0 -p pid_file "${PATIENT[@]}" "$@"
     outside=$pid
     wait_log ': listening on '
     port=$(sed -nE 's/.*: listening on [^ ]*:([0-9]+).*/\1/p' "$log" | tail -n 1)
