@@ -180,9 +180,10 @@ $pid STOPPING=1"
 
 @test "after a rollback the old process tells that it is the main one again, and why" {
     manage "$BATS_TEST_TMPDIR/notify"
-    start_server --rollback-timeout 60
+    start_server -p pid_file --rollback-timeout 60
     restart_server
     bad=$pid
+    wait_for grep -qx "$bad" "$BATS_TEST_TMPDIR/pid_file"
     kill -KILL "$bad"
     wait_note 'STATUS=rolled back'
     serves

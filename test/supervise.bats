@@ -237,7 +237,7 @@ is_child_of_supervisor() {
     hand_over
     wait_gone "$old"
     kill -SEGV "$pid"
-    deadline=3 wait_for gone "$supervisor" || held_up=1
+    wait_for gone "$supervisor" || held_up=1
     kill "$(<"$BATS_TEST_TMPDIR/orphan")"
     ended "$supervisor"
     [[ $status == 139 && -z ${held_up-} ]]
