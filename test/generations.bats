@@ -36,10 +36,6 @@ proceed() {
     touch "$BATS_TEST_TMPDIR/$1"
 }
 
-names() {
-    [[ -e $BATS_TEST_TMPDIR/pid_file && $(<"$BATS_TEST_TMPDIR/pid_file") == "$1" ]]
-}
-
 # connect_many COUNT: opens this many connections, each with a request sent. Sets conns.
 connect_many() {
     conns=()
@@ -334,7 +330,6 @@ need_first() {
     wait_for grep -q '^idle 100' "$BATS_TEST_TMPDIR/said"
     for ((i = 0; i < 40; i++)); do
         restart_server
-        wait_for names "$pid"
         wait_gone "$old"
     done
     kill -INT "$job"

@@ -143,8 +143,14 @@ succeeded() {
     [[ -n $serving && $serving != "$1" ]]
 }
 
+# names PID: whether the test's pid file names it.
+names() {
+    [[ -e $BATS_TEST_TMPDIR/pid_file && $(<"$BATS_TEST_TMPDIR/pid_file") == "$1" ]]
+}
+
 # Asks the process that serves for a restart, and waits until its successor serves and it has
-# handed over. Sets old and pid.
+# handed over; if the server has a pid file, until the successor has received that, too. Sets old
+# and pid.
 restart_server() {
     local serving
     find_serving
@@ -154,6 +160,7 @@ restart_server() {
     wait_log "\[$old]: handed over"
     find_serving
     pid=$serving
+    [[ ! -e $BATS_TEST_TMPDIR/pid_file ]] || wait_for names "$pid"
 }
 
 # Asks the process that serves for a restart that fails, and waits until it says so.

@@ -14,18 +14,7 @@ LONG=300
 # stands by, and pid, its successor, owns the listener.
 start_and_restart() {
     start_server -p pid_file --rollback-timeout "$LONG" "$@"
-    hand_over
-}
-
-# Replaces the server, and waits until the successor owns the listener. Sets old and pid.
-hand_over() {
     restart_server
-    wait_for names "$pid"
-}
-
-# names PID: whether the pid file names process PID.
-names() {
-    [[ -e $BATS_TEST_TMPDIR/pid_file && $(<"$BATS_TEST_TMPDIR/pid_file") == "$1" ]]
 }
 
 # rolled_back HOW: waits until old says that it serves again, because pid ended as HOW tells.
@@ -88,7 +77,7 @@ ready_script() {
     start_server -p pid_file --rollback-timeout "$LONG"
     for signal in 'SEGV:11 (Segmentation fault)' 'ABRT:6 (Aborted)' 'KILL:9 (Killed)' \
         'HUP:1 (Hangup)'; do
-        hand_over
+        restart_server
         serves
         kill -"${signal%%:*}" "$pid"
         how=${signal#*:}
@@ -130,7 +119,7 @@ ready_script() {
     start_and_restart
     kill -KILL "$pid"
     rolled_back 'was ended by signal 9 \(Killed\)'
-    hand_over
+    restart_server
     logged "\[$pid]: listening on 127\.0\.0\.1:$port \(inherited fd"
     serves
     kill -TERM "$pid"
@@ -146,7 +135,7 @@ old_ends_too() {
 
 @test "the service manager learns of a rollback: main process, ready, and why" {
     manage
-    start_server --rollback-timeout "$LONG"
+    start_server -p pid_file --rollback-timeout "$LONG"
     restart_server
     wait_for noted "$old MAINPID=$pid|READY=1"
     kill -SEGV "$pid"
@@ -184,7 +173,7 @@ EOT
     connect
     idle=$conn
     ask "$idle"
-    hand_over
+    restart_server
     wait_for holds "$pid" "$idle"
     kill -KILL "$pid"
     rolled_back 'was ended by signal 9 \(Killed\)'
@@ -260,7 +249,7 @@ rolled_back_more_than() {
     connect
     send "$conn" "$HALF"
     wait_for taken "$conn"
-    hand_over
+    restart_server
     wait_log "\[$old]: drain timeout: 1 connections cut"
     alive "$old"
     kill -KILL "$pid"
@@ -289,7 +278,7 @@ rolled_back_more_than() {
     rolled_back 'was ended by signal 9 \(Killed\)'
     before=$(descriptors "$old")
     for ((i = 0; i < 10; i++)); do
-        hand_over
+        restart_server
         kill -KILL "$pid"
         rolled_back 'was ended by signal 9 \(Killed\)'
     done
@@ -304,7 +293,7 @@ rolled_back_more_than() {
         >"$hammer" 2>"$hammer.said"
     wait_for grep -q '^idle 20' "$hammer.said"
     for ((i = 0; i < 5; i++)); do
-        hand_over
+        restart_server
         kill -KILL "$pid"
         rolled_back 'was ended by signal 9 \(Killed\)'
     done
@@ -383,7 +372,7 @@ looked_more_than() {
     send "$conn" "$HALF"
     wait_for holds "$pid" "$conn"
     wait_for taken "$conn"
-    hand_over
+    restart_server
     ended "$first"
     ((status == 0))
     alive "$old"
@@ -397,7 +386,7 @@ looked_more_than() {
     start_and_restart
     for ((i = 0; i < 6; i++)); do
         before=$old
-        hand_over
+        restart_server
         wait_gone "$before"
         [[ $(processes_with exe | sort) == "$(printf '%s\n' "$old" "$pid" | sort)" ]]
     done
@@ -443,7 +432,7 @@ two_are_left() {
     connect
     send "$conn" "$HALF"
     wait_for taken "$conn"
-    hand_over
+    restart_server
     wait_for has_no_listener "$old"
     kill -KILL "$pid"
     wait_gone "$pid"
@@ -461,7 +450,7 @@ has_no_listener() {
 
 @test "without the option no process stands by" {
     start_server -p pid_file
-    hand_over
+    restart_server
     old_ends
     kill -KILL "$pid"
     wait_gone "$pid"
@@ -477,7 +466,7 @@ has_no_listener() {
         ask "$conn"
         conns+=("$conn")
     done
-    hand_over
+    restart_server
     wait_for has_connections "$old" 0
     wait_for has_connections "$pid" 20
     woken=$(times_woken "$old")
@@ -525,7 +514,7 @@ has_no_listener() {
     wait_gone "$old"
     ask "$conn"
     serves
-    hand_over
+    restart_server
     ask "$conn"
 }
 
@@ -550,7 +539,7 @@ become_first() {
 @test "a crash of version 1.0.0 is rolled back" {
     start_server -p pid_file --rollback-timeout "$LONG"
     become_first
-    hand_over
+    restart_server
     logged "\[$pid]: listening .* version 1\.0\.0"
     serves
     alive "$old"
@@ -563,7 +552,7 @@ become_first() {
     # It does not say that it drains: it waits for the old process, and its drain timeout bounds it.
     start_server -p pid_file --rollback-timeout 3
     become_first
-    hand_over
+    restart_server
     kill -TERM "$pid"
     old_ends
     wait_gone "$pid"

@@ -21,11 +21,6 @@ has_child() {
     [[ -n $pid ]]
 }
 
-# names PID: whether the pid file names process PID.
-names() {
-    [[ -e $BATS_TEST_TMPDIR/pid_file && $(<"$BATS_TEST_TMPDIR/pid_file") == "$1" ]]
-}
-
 # hand_over: asks the first process for a restart, and waits until a successor owns the listener.
 # Sets old and pid.
 hand_over() {
