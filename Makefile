@@ -18,8 +18,8 @@ OBJECTS  = main.o http.o restart.o
 TOOLS    = $(patsubst %,build/%,echo hammer http_cases manager peer crowd tracer second_zero.so)
 TESTS    = test
 
-# Tests mostly wait: all files at a time, where GNU parallel is there for it. Within a file bats
-# starts a test at a time: it takes more processor time than most tests to see which are at an end.
+# Tests mostly wait: all files run at the same time, where GNU parallel is there for it. The tests of
+# a file run one after the other: running them side by side costs bats more than most tests cost.
 JOBS ?= 20
 BATS  = bats $$(! parallel --version 2>/dev/null | grep -q '^GNU' || \
     echo --jobs $(JOBS) --no-parallelize-within-files)

@@ -36,8 +36,8 @@ proceed() {
     touch "$BATS_TEST_TMPDIR/$1"
 }
 
-# connect_many COUNT: opens this many connections, each with a request sent. Sets conns.
-connect_many() {
+# request_many COUNT: opens this many connections, and sends a request over each. Sets conns.
+request_many() {
     conns=()
     for ((i = 0; i < $1; i++)); do
         connect
@@ -67,7 +67,7 @@ connect_many() {
 @test "connections come in messages with a count and without, up to 253 in one" {
     start_peer accept=260 start hear=R1 send=C2:2 send=C:3 send=C0:0 send=C:0 send=C253:253 \
         send=C1:1 end eof crash
-    connect_many 261
+    request_many 261
     wait_reported
     for ((i = 0; i < 261; i++)); do
         # Each message's first and last, what is left with the peer, and one that is accepted anew.
@@ -84,7 +84,7 @@ connect_many() {
 
 @test "a message that does not begin with C is dropped with its connections, and says nothing" {
     start_peer accept=2 start hear=R1 send=X:0 send=D:0 send=X1:1 file=go send=C1:1 end eof hang
-    connect_many 2
+    request_many 2
     wait_reported
     # It is closed with a request unread, which is a reset.
     wait_for server_end_gone "${conns[0]}"
@@ -139,7 +139,7 @@ server_end_gone() {
 
 @test "restarted while the old process still hands over, it passes everything on" {
     start_peer accept=3 start hear=R1 send=C1:1 file=go send=C:1 send=C1:1 end eof reap=0
-    connect_many 3
+    request_many 3
     wait_reported
     answered "${conns[0]}"
     restart_server
@@ -345,7 +345,7 @@ need_first() {
     need_first
     cp "$first" "$BATS_TEST_TMPDIR/${NAME}1"
     start_server
-    connect_many 300
+    request_many 300
     for ((i = 0; i < 10; i++)); do
         restart_server
     done
