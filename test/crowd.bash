@@ -126,15 +126,3 @@ clock() {
 is_past() {
     (($(clock) >= $1))
 }
-
-# sleeps PID: whether the process sleeps at least now and then: one that spins is always running, or
-# waits for a processor, however loaded the machine is.
-sleeps() {
-    local stat
-    for ((tries = 0; tries < 20; tries++)); do
-        read -r stat <"/proc/$1/stat"
-        stat=${stat##*) }
-        echo -n "${stat%% *}"
-        sleep 0.05
-    done | grep -q 'S.*S.*S.*S'
-}

@@ -333,13 +333,25 @@ times_woken() {
     sed -nE 's/^voluntary_ctxt_switches:\s+//p' "/proc/$1/status"
 }
 
-# does_not_spin PID: it runs for less than a third of the second from now, and of what that second
-# takes on a machine that is busy. What spins runs all the time; what tries again many times a second
-# takes a tenth where system calls are slow.
+# sleeps PID: whether the process sleeps at least now and then: one that spins is always running, or
+# waits for a processor, however loaded the machine is.
+sleeps() {
+    local stat
+    for ((tries = 0; tries < 20; tries++)); do
+        read -r stat <"/proc/$1/stat"
+        stat=${stat##*) }
+        echo -n "${stat%% *}"
+        pause 50
+    done | grep -q 'S.*S.*S.*S'
+}
+
+# does_not_spin PID: it sleeps, and runs for less than a third of the second from now, and of what
+# that second takes on a machine that is busy. What spins runs all the time; what tries again many
+# times a second takes a tenth where system calls are slow.
 does_not_spin() {
     local before after begun=${EPOCHREALTIME/[.,]/} took
     read -r before _ <"/proc/$1/schedstat"
-    pause 1000
+    sleeps "$1" || return 1
     read -r after _ <"/proc/$1/schedstat"
     took=$((${EPOCHREALTIME/[.,]/} - begun))
     echo "ran for $(((after - before) / 1000)) of $took us"
