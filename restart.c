@@ -949,6 +949,13 @@ static void send_batch(struct restart *r)
         r->deadlines[RECEIVED_BY] = now() + RECEIVE_MS;
 }
 
+/* What would be collected for it meanwhile would only be taken back. */
+static bool channel_is_full(const struct restart *r)
+{
+    struct pollfd channel = {.fd = r->successor.channel, .events = POLLOUT};
+    return hands_over(r) && poll(&channel, 1, 0) == 0;
+}
+
 /* ---- what becomes of a successor ---- */
 
 /* How the successor ended, with STATUS as of waitpid(2); -1: it is not known. */
@@ -1333,6 +1340,8 @@ static void meet_deadlines(struct restart *r)
         channel_closed(r);
     if (is_due(r, CLOSED_BY))
         close_fd(&r->successor.channel);
+    if (r->deadlines[GIVE_AT] <= now() && channel_is_full(r))
+        r->deadlines[GIVE_AT] = now() + RETRY_MS;
     for (int pause = ROLLBACK_UNTIL; pause <= CLOSE_AT; pause++)
         if (is_due(r, (enum deadline)pause))
             step_soon(r); /* the server may have something to do then */
