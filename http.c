@@ -7,6 +7,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* For what few heads come to: the compiler keeps it out of the way of the others. */
+#define COLD __attribute__((cold))
+
 /* ---- bytes ---- */
 
 enum {
@@ -165,43 +168,49 @@ static bool is_ipv6(struct slice s)
     return gap ? groups < 8 : groups == 8;
 }
 
-/* Returns where the reg-name ends. */
-static const char *end_of_reg_name(const char *at, const char *end)
+/* Returns where the reg-name ends that goes on with % AT. */
+static COLD const char *end_of_escaped(const char *at, const char *end)
 {
-    for (;; at += 3) {
-        at = skip(at, end, REG_NAME);
-        if (end - at < 3 || *at != '%' || !is(at[1], HEX) || !is(at[2], HEX))
-            return at;
-    }
+    while (end - at >= 3 && *at == '%' && is(at[1], HEX) && is(at[2], HEX))
+        at = skip(at + 3, end, REG_NAME);
+    return at;
+}
+
+/* Returns where the IPv6 address in brackets ends, or START if it is none. */
+static COLD const char *end_of_literal(const char *start, const char *end)
+{
+    const char *stop = memchr(start, ']', (size_t)(end - start));
+    return stop && is_ipv6((struct slice){start + 1, stop}) ? stop + 1 : start;
+}
+
+/* Digits without a limit, of which those after leading zeros are a port. */
+static COLD bool is_port(const char *at, const char *end)
+{
+    while (at < end && *at == '0')
+        at++;
+    return end - at < 5 || (end - at == 5 && memcmp(at, "65535", 5) <= 0);
 }
 
 /* uri-host [ ":" port ], not empty (RFC 9110 sections 4.2.1 and 7.2). Returns where it ends, or
  * NULL if it is none. */
-static const char *end_of_authority(const char *at, const char *end)
+static inline const char *end_of_authority(const char *at, const char *end)
 {
     const char *host = at;
-    if (at < end && *at == '[') {
-        at = memchr(at, ']', (size_t)(end - at));
-        if (!at || !is_ipv6((struct slice){host + 1, at++}))
-            return NULL;
-    } else {
-        at = end_of_reg_name(at, end);
-    }
+    at = skip(at, end, REG_NAME);
+    if (at < end && *at == '%')
+        at = end_of_escaped(at, end);
+    else if (at < end && at == host && *at == '[')
+        at = end_of_literal(at, end);
     if (at == host)
         return NULL;
     if (at == end || *at != ':')
         return at;
     const char *port = at + 1;
     at = skip(port, end, DIGIT);
-    while (port < at && *port == '0')
-        port++;
-    return at - port < 5 || (at - port == 5 && memcmp(port, "65535", 5) <= 0) ? at : NULL;
+    return at - port < 5 || is_port(port, at) ? at : NULL;
 }
 
 /* ---- heads ---- */
-
-/* For what few heads come to: the compiler keeps it out of the way of the others. */
-#define COLD __attribute__((cold))
 
 /* A head as far as it was read. Each step of the parser takes the place where it starts and returns
  * where the next one starts, or NULL: the bytes end too early (starved), or the head is wrong, and
