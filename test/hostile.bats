@@ -465,7 +465,8 @@ reset() {
     for ((i = 0; i < 30; i++)); do
         cp "$BATS_TEST_TMPDIR/requests" "$BATS_TEST_TMPDIR/changed"
         for _ in 1 2; do
-            head -c 1 /dev/urandom | dd of="$BATS_TEST_TMPDIR/changed" bs=1 seek=$((RANDOM % size)) \
+            printf -v byte '\\x%02x' $((RANDOM % 256))
+            printf '%b' "$byte" | dd of="$BATS_TEST_TMPDIR/changed" bs=1 seek=$((RANDOM % size)) \
                 conv=notrunc status=none
         done
         socat -t "$patience" - "TCP:127.0.0.1:$port" <"$BATS_TEST_TMPDIR/changed" \

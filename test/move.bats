@@ -471,9 +471,7 @@ fill_channel() {
         echo >&"$conn"
         IFS= read -r -t "$patience" -u "$conn" -d '!' text
     done
-    for conn in "${conns[@]: -20}"; do
-        holds "$old" "$conn"
-    done
+    holds "$old" "${conns[-1]}"
 }
 
 holds_no_more() {
