@@ -152,7 +152,7 @@ make_programs() {
     cp "$programs/$name" "$folder/real/$name"
     cp "$programs/${name}1" "$folder/real" 2>/dev/null ||
         cp "$programs/$name" "$folder/real/${name}1"
-    script exits 'exit 3'
+    script exits ': >tried; exit 3'
     script ends 'exit 0'
     script crashes 'kill -SEGV $$'
     # Where its old process is killed, it ends by itself: it would have the listener for ever.
@@ -445,6 +445,11 @@ serves() {
     [[ $line == 'HTTP/1.1 200 '* || ($server == echo && $line == GET*) ]]
 }
 
+# has_failed_to PID: whether the process has tried to restart, and knows that it failed.
+has_failed_to() {
+    [[ -e $folder/tried ]] && ! pgrep -P "$1" >"$folder/children"
+}
+
 be_quiet() {
     local process
     act quiet
@@ -458,8 +463,9 @@ be_quiet() {
         process=${processes[0]}
         install_program "$name" "$folder/kinds/exits"
         install_program "${name}1" "$folder/kinds/exits"
+        rm -f "$folder/tried"
         send USR1 "$process"
-        pause 100
+        wait_for 30 has_failed_to "$process" || fail "$process did not try to restart"
         install_real
         wait_for 5 one_left || fail "there are left: ${processes[*]}"
         serves || fail 'no answer'

@@ -116,7 +116,6 @@ goes_on() {
         -e inject=epoll_create1:delay_enter=1500000:when=1 real/${NAME}1 \"\$@\""
     kill -USR1 "$old"
     wait_for blocks_int "$old"
-    successor=$(children "$old")
     kill -INT "-$old"
     wait_gone "$old"
     wait_gone "$successor"
@@ -125,12 +124,13 @@ goes_on() {
     wait "$old"
 }
 
-# blocks_int PID: whether the one child of PID is the real program, and blocks SIGINT.
+# blocks_int PID: whether the one child of PID is the real program, and blocks SIGINT. Sets
+# successor.
 blocks_int() {
-    local child mask
-    child=$(children "$1")
-    [[ -n $child && $(readlink "/proc/$child/exe") == */real/* ]] || return 1
-    mask=$(sed -nE 's/^SigBlk:\s+//p' "/proc/$child/status")
+    local mask
+    successor=$(children "$1")
+    [[ -n $successor && $(readlink "/proc/$successor/exe") == */real/* ]] || return 1
+    mask=$(sed -nE 's/^SigBlk:\s+//p' "/proc/$successor/status")
     ((0x${mask:-0} & 2))
 }
 
