@@ -1352,6 +1352,11 @@ static void meet_deadlines(struct restart *r)
         leave_predecessor(r);
         if (is_told_to_end(r) && is_pending(r))
             kill_successor(r, SIGKILL);
+    } else if (hands_over(r) && !is_pending(r) && !r->successor.stalls && r->open > 0) {
+        /* What is idle is not cut: the successor finds it in the channel when it gets there. */
+        r->successor.stalls = true;
+        received_all(r);
+        r->deadlines[DRAINED_BY] = now() + PATIENCE_MS;
     } else if (stands_by(r)) {
         r->deadlines[DRAINED_BY] = r->deadlines[ROLLBACK_UNTIL];
     } else {
