@@ -58,7 +58,7 @@ no_client_notices() {
     mend_successor
     wait_for only_one_left
     childless "$(serving_pid)"
-    restart_server
+    restart_in_the_end
     serves
     kill "$pid"
     wait_for nothing_left

@@ -281,7 +281,7 @@ succeed_with() {
     ask "$conn"
     serves
     mend_successor
-    restart_server
+    restart_in_the_end
     ask "$conn"
     holds "$pid" "$conn"
 }

@@ -580,7 +580,7 @@ holds_no_more() {
     serves
     wait_for has_descriptors "$pid" "$before"
     mend_successor
-    restart_server
+    restart_in_the_end
     ask "$conn"
 }
 
@@ -596,7 +596,7 @@ holds_no_more() {
     wait_log 'restart failed: .*not ready'
     ask "$conn"
     mend_successor
-    restart_server
+    restart_in_the_end
     ask "$conn"
 }
 
@@ -613,7 +613,7 @@ holds_no_more() {
     wait_log 'restart failed: .*not ready'
     wait_for has_descriptors "$pid" "$before"
     mend_successor
-    restart_server
+    restart_in_the_end
     ask "$conn"
 }
 
@@ -632,7 +632,7 @@ holds_no_more() {
     wait_for has_descriptors "$old" "$before"
     ask "$conn"
     mend_successor
-    restart_server
+    restart_in_the_end
     ask "$conn"
 }
 
