@@ -450,6 +450,18 @@ has_failed_to() {
     [[ -e $folder/tried ]] && ! pgrep -P "$1" >"$folder/children"
 }
 
+# ask_until COMMAND PID: asks the process for a restart until COMMAND PID succeeds: where the machine
+# is busy, a successor may not be ready in time.
+ask_until() {
+    local tries
+    for ((tries = 0; tries < 20; tries++)); do
+        rm -f "$folder/tried"
+        send USR1 "$2"
+        ! wait_for 3 "$@" || return 0
+    done
+    return 1
+}
+
 be_quiet() {
     local process
     act quiet
@@ -463,9 +475,7 @@ be_quiet() {
         process=${processes[0]}
         install_program "$name" "$folder/kinds/exits"
         install_program "${name}1" "$folder/kinds/exits"
-        rm -f "$folder/tried"
-        send USR1 "$process"
-        wait_for 30 has_failed_to "$process" || fail "$process did not try to restart"
+        ask_until has_failed_to "$process" || fail "$process did not try to restart"
         install_real
         wait_for 5 one_left || fail "there are left: ${processes[*]}"
         serves || fail 'no answer'
@@ -473,8 +483,7 @@ be_quiet() {
         wait_for 5 names_one_left || fail "the pid file does not name $process"
         wait_for 5 has_descriptors "$process" ||
             fail "$process holds $(descriptors_of "$process") descriptors, more than $descriptors"
-        send USR1 "$process"
-        wait_for 30 replaced "$process" || fail "$process is not replaced"
+        ask_until replaced "$process" || fail "$process is not replaced"
     done
 }
 

@@ -128,8 +128,9 @@ server_end_gone() {
     kill -TERM "$pid"
     wait_log "\[$pid]: SIGTERM received"
     alive "$pid"
-    proceed go
+    # Before the connection is handed over: it is closed a second later.
     send "$conn" "$WHOLE"
+    proceed go
     receive "$conn"
     [[ $code == 200 ]]
     disconnect "$conn"
@@ -269,7 +270,7 @@ succeed_with() {
 }
 
 @test "a successor that closes the channel before it owns the listener is killed in the end" {
-    start_server --ready-timeout 1
+    start_server --ready-timeout 5
     connect
     ask "$conn"
     successor_script 'kill -STOP $PPID; exec ./peer send=R1:0 close hang -- "$@"'
@@ -281,7 +282,7 @@ succeed_with() {
     ask "$conn"
     serves
     mend_successor
-    restart_in_the_end
+    restart_in_the_end --ready-timeout 5
     ask "$conn"
     holds "$pid" "$conn"
 }

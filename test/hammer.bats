@@ -62,8 +62,8 @@ hammer() {
 }
 
 @test "a connection that an echo server leaves open behind its client's end is wrong" {
-    start_socat 'SYSTEM:cat; sleep 3' -t 5
-    hammer --echo -k 0 -t 0 -p 0 -s 0 -i 0 --deadline 1
+    start_socat 'SYSTEM:cat; sleep 30' -t 50
+    hammer --echo -k 0 -t 0 -p 0 -s 0 -i 0 --deadline 5
     ((status == 1))
     [[ $output == *' answered='[1-9]*' failed=0 '*' wrong='[1-9]* ]]
 }
