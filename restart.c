@@ -905,6 +905,17 @@ static void received_all(struct restart *r)
         close(r->batch[--r->batch_count]);
 }
 
+/* What the successor has not received of the messages, in the kernel's measure; -1: not known. The
+ * kernel charges the sender for each that waits (SIOCOUTQ, which is TIOCOUTQ), and for one byte
+ * while it takes back the charge. */
+static int unreceived(const struct restart *r)
+{
+    int waiting;
+    if (ioctl(r->successor.channel, TIOCOUTQ, &waiting) < 0)
+        return -1;
+    return waiting <= 1 ? 0 : waiting;
+}
+
 /* One message with the first COUNT connections of the batch. */
 static ssize_t send_connections(const struct restart *r, int count)
 {
@@ -938,6 +949,7 @@ static void send_batch(struct restart *r)
     if (r->successor.sent > 0 && count == 0)
         return;
     if (send_connections(r, count) < 0) {
+        r->successor.full_at = errno == EAGAIN ? unreceived(r) : 0;
         take_back_batch(r);
         r->deadlines[GIVE_AT] = now() + RETRY_MS;
         return;
@@ -949,11 +961,12 @@ static void send_batch(struct restart *r)
         r->deadlines[RECEIVED_BY] = now() + RECEIVE_MS;
 }
 
-/* What would be collected for it meanwhile would only be taken back. */
+/* Whether the channel has no more room than when it was full: what would be collected for it would
+ * only be taken back. */
 static bool channel_is_full(const struct restart *r)
 {
-    struct pollfd channel = {.fd = r->successor.channel, .events = POLLOUT};
-    return hands_over(r) && poll(&channel, 1, 0) == 0;
+    return hands_over(r) && r->open > 0 && r->successor.full_at > 0 &&
+           unreceived(r) >= r->successor.full_at;
 }
 
 /* ---- what becomes of a successor ---- */
@@ -1065,19 +1078,11 @@ static void hear_execution(struct restart *r)
         r->deadlines[READY_BY] = after_seconds(r->options.ready_timeout);
 }
 
-/* Whether the successor has received every message: the kernel charges the sender for each that
- * waits (SIOCOUTQ, which is TIOCOUTQ), and for one byte while it takes back the charge. */
-static bool nothing_waits(const struct restart *r)
-{
-    int waiting;
-    return ioctl(r->successor.channel, TIOCOUTQ, &waiting) == 0 && waiting <= 1;
-}
-
 /* Hears all that the successor says, and whether it has received what it was sent. */
 static void hear_channel(struct restart *r)
 {
     char text[MESSAGE_SIZE] = "";
-    bool all = nothing_waits(r), drains = false;
+    bool all = unreceived(r) == 0, drains = false;
     ssize_t length = 0;
     for (int heard = 0; heard < TURNS; heard++) {
         length = recv(r->successor.channel, text, sizeof text, MSG_DONTWAIT);
@@ -1347,18 +1352,20 @@ static void meet_deadlines(struct restart *r)
             step_soon(r); /* the server may have something to do then */
     if (!is_due(r, DRAINED_BY))
         return;
+    send_batch(r); /* what was collected for it is served by no process */
     if (r->phase != RESTART_CUT) {
         enter(r, RESTART_CUT);
         leave_predecessor(r);
         if (is_told_to_end(r) && is_pending(r))
             kill_successor(r, SIGKILL);
+    } else if (stands_by(r)) {
+        r->deadlines[DRAINED_BY] = r->deadlines[ROLLBACK_UNTIL];
     } else if (hands_over(r) && !is_pending(r) && !r->successor.stalls && r->open > 0) {
         /* What is idle is not cut: the successor finds it in the channel when it gets there. */
         r->successor.stalls = true;
-        received_all(r);
+        if (r->successor.received < r->successor.sent)
+            received_all(r);
         r->deadlines[DRAINED_BY] = now() + PATIENCE_MS;
-    } else if (stands_by(r)) {
-        r->deadlines[DRAINED_BY] = r->deadlines[ROLLBACK_UNTIL];
     } else {
         say_cut(r);
         enter(r, RESTART_DONE);

@@ -136,6 +136,7 @@ struct restart {
         unsigned sent;      /* messages */
         unsigned received;  /* of them; the first makes the listener its own */
         bool has_successor; /* of its own, which carries on if it dies */
+        int full_at;        /* what waited in the channel when it was full; 0: it was not */
         bool stalls;        /* it does not receive: it is not waited for any more */
     } successor;
     int batch[RESTART_BATCH]; /* connections given, that the successor has not received yet */

@@ -514,6 +514,17 @@ holds_no_more() {
     ask_many "${conns[@]}"
 }
 
+@test "an old process that no client is left to ends, though the channel is full" {
+    fill_channel
+    for conn in "$half" "${conns[@]}"; do
+        disconnect "$conn"
+    done
+    ended "$old"
+    ((status == 0))
+    kill -CONT "$pid"
+    ask "$first"
+}
+
 # ---- successors of other builds ----
 
 @test "a successor that takes no connections: each is asked to close, and none is cut" {
