@@ -1327,6 +1327,29 @@ static bool stands_by(const struct restart *r)
     return r->deadlines[ROLLBACK_UNTIL] != NEVER && r->successor.pid > 0;
 }
 
+/* The drain deadline, and what follows it. */
+static void end_draining(struct restart *r)
+{
+    send_batch(r); /* what was collected for it is served by no process */
+    if (r->phase != RESTART_CUT) {
+        enter(r, RESTART_CUT);
+        leave_predecessor(r);
+        if (is_told_to_end(r) && is_pending(r))
+            kill_successor(r, SIGKILL);
+    } else if (stands_by(r)) {
+        r->deadlines[DRAINED_BY] = now() + PATIENCE_MS; /* a signal may end that */
+    } else if (hands_over(r) && !is_pending(r) && !r->successor.stalls && r->open > 0) {
+        /* What is idle is not cut: the successor finds it in the channel when it gets there. */
+        r->successor.stalls = true;
+        if (r->successor.received < r->successor.sent)
+            received_all(r);
+        r->deadlines[DRAINED_BY] = now() + PATIENCE_MS;
+    } else {
+        say_cut(r);
+        enter(r, RESTART_DONE);
+    }
+}
+
 static void meet_deadlines(struct restart *r)
 {
     if (is_due(r, READY_BY)) {
@@ -1350,26 +1373,8 @@ static void meet_deadlines(struct restart *r)
     for (int pause = ROLLBACK_UNTIL; pause <= CLOSE_AT; pause++)
         if (is_due(r, (enum deadline)pause))
             step_soon(r); /* the server may have something to do then */
-    if (!is_due(r, DRAINED_BY))
-        return;
-    send_batch(r); /* what was collected for it is served by no process */
-    if (r->phase != RESTART_CUT) {
-        enter(r, RESTART_CUT);
-        leave_predecessor(r);
-        if (is_told_to_end(r) && is_pending(r))
-            kill_successor(r, SIGKILL);
-    } else if (stands_by(r)) {
-        r->deadlines[DRAINED_BY] = r->deadlines[ROLLBACK_UNTIL];
-    } else if (hands_over(r) && !is_pending(r) && !r->successor.stalls && r->open > 0) {
-        /* What is idle is not cut: the successor finds it in the channel when it gets there. */
-        r->successor.stalls = true;
-        if (r->successor.received < r->successor.sent)
-            received_all(r);
-        r->deadlines[DRAINED_BY] = now() + PATIENCE_MS;
-    } else {
-        say_cut(r);
-        enter(r, RESTART_DONE);
-    }
+    if (is_due(r, DRAINED_BY))
+        end_draining(r);
 }
 
 /* Whether all that is idle and can be handed over has been received. */
