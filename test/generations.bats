@@ -282,7 +282,7 @@ succeed_with() {
     ask "$conn"
     serves
     mend_successor
-    restart_in_the_end --ready-timeout 5
+    restart_in_the_end
     ask "$conn"
     holds "$pid" "$conn"
 }

@@ -8,7 +8,7 @@ load helper
 
 # A copy of the source with what has been built of it, so that no other test's is built anew.
 setup_file() {
-    unset PREFIX DESTDIR VERSION CFLAGS # of whoever runs the tests
+    unset PREFIX DESTDIR VERSION CFLAGS # what the environment says is not tested here
     export source=$BATS_FILE_TMPDIR/source
     mkdir "$source"
     cd "$BATS_TEST_DIRNAME/.." || return
