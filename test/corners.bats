@@ -100,7 +100,7 @@ goes_on() {
     wait_for only_one_left
     [[ $(<"$BATS_TEST_TMPDIR/pid") == "$old" ]]
     goes_on
-    wait_for grep -qx "$(serving_pid)" "$BATS_TEST_TMPDIR/pid"
+    wait_for says "$BATS_TEST_TMPDIR/pid" "^$(serving_pid)$"
 }
 
 @test "SIGINT to a whole group counts once for a successor that starts" {
@@ -129,7 +129,7 @@ goes_on() {
 blocks_int() {
     local mask
     successor=$(children "$1")
-    [[ -n $successor && $(readlink "/proc/$successor/exe") == */real/* ]] || return 1
+    [[ -n $successor && "/proc/$successor/exe" -ef "$BATS_TEST_TMPDIR/real/${NAME}1" ]] || return 1
     mask=$(sed -nE 's/^SigBlk:\s+//p' "/proc/$successor/status")
     ((0x${mask:-0} & 2))
 }
@@ -198,7 +198,7 @@ reads_signals() {
 in_old_program() {
     local child
     child=$(children "$1")
-    [[ -n $child && $(readlink "/proc/$child/exe") == "$BATS_TEST_TMPDIR/$NAME" ]]
+    [[ -n $child && "/proc/$child/exe" -ef "$BATS_TEST_TMPDIR/$NAME" ]]
 }
 
 @test "the old process waits without spinning for a dead successor that a tracer holds" {

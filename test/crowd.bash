@@ -83,11 +83,11 @@ mended() {
 }
 
 traced() {
-    ! grep -Eq '^TracerPid:\s+0$' "/proc/$1/status"
+    ! says "/proc/$1/status" '^TracerPid:\s+0$'
 }
 
 injected() {
-    grep -q '(INJECTED)' "$BATS_TEST_TMPDIR/trace"
+    says "$BATS_TEST_TMPDIR/trace" INJECTED
 }
 
 need() {
@@ -107,7 +107,9 @@ restart_decided() {
 
 # stopped PID: whether it stands still after SIGSTOP.
 stopped() {
-    [[ $(ps -o stat= -p "$1") == [Tt]* ]]
+    local stat
+    read -r stat <"/proc/$1/stat"
+    [[ ${stat##*) } == [Tt]* ]]
 }
 
 stop() {

@@ -68,7 +68,7 @@ mend() {
 load_server() {
     in_background "$BUILD_DIR/hammer" --echo -d 300 --pause 5 "$@" "127.0.0.1:$port" \
         >"$hammer" 2>"$hammer.said"
-    wait_for grep -q '^idle' "$hammer.said"
+    wait_for says "$hammer.said" '^idle'
 }
 
 mixed_load() {
@@ -272,7 +272,7 @@ echoes() {
     load_server -i 700
     in_background_too strace -qq -o /dev/null -e trace=sendmsg -e inject=sendmsg:delay_enter=1500000 \
         -p "$pid"
-    wait_for grep -Eq '^TracerPid:\s+[1-9]' "/proc/$pid/status"
+    wait_for says "/proc/$pid/status" '^TracerPid:\s+[1-9]'
     first=$pid
     replace
     replace

@@ -227,7 +227,7 @@ succeed_with() {
     start_server
     in_background "$BUILD_DIR/hammer" -d 300 --pause 5 -k 4 -t 4 -p 2 -s 4 -i 2000 "127.0.0.1:$port" \
         >"$BATS_TEST_TMPDIR/hammer" 2>"$BATS_TEST_TMPDIR/said"
-    wait_for grep -q '^idle 2000' "$BATS_TEST_TMPDIR/said"
+    wait_for says "$BATS_TEST_TMPDIR/said" '^idle 2000'
     succeed_with send=R1:0 file=go take serve
     wait_log "\[$old]: handed over"
     proceed go
@@ -328,7 +328,7 @@ need_first() {
     start_server -p pid_file
     in_background "$BUILD_DIR/hammer" -d 300 --pause 5 "127.0.0.1:$port" >"$BATS_TEST_TMPDIR/hammer" \
         2>"$BATS_TEST_TMPDIR/said"
-    wait_for grep -q '^idle 100' "$BATS_TEST_TMPDIR/said"
+    wait_for says "$BATS_TEST_TMPDIR/said" '^idle 100'
     for ((i = 0; i < 40; i++)); do
         restart_server
         wait_gone "$old"

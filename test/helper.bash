@@ -58,7 +58,7 @@ quicken() {
 # What a build that checks itself has found. A server that ends at once may leave connections.
 no_defects() {
     local process
-    grep -Eqs 'Sanitizer: |runtime error: ' "$BATS_TEST_TMPDIR"/log* || return 0
+    says_defect || return 0
     if grep -Es -A 30 'ERROR: AddressSanitizer: |runtime error: ' "$BATS_TEST_TMPDIR"/log*; then
         return 1
     fi
@@ -70,12 +70,21 @@ no_defects() {
     done < <(sed -nE 's/^==([0-9]+)==ERROR: LeakSanitizer: .*/\1/p' "$log")
 }
 
+# Whether a log tells of one.
+says_defect() {
+    local file
+    for file in "$BATS_TEST_TMPDIR"/log*; do
+        [[ ! -e $file || ! $(<"$file") =~ Sanitizer:\ |runtime\ error:\  ]] || return 0
+    done
+    return 1
+}
+
 # ---- servers ----
 
 # Copies both programs into FOLDER, where a test may break them.
 install_server() {
     [[ -d $1 ]] || mkdir "$1"
-    cp "$SERVER_DIR/$NAME" "$SERVER_DIR/${NAME}1" "$1"
+    cp --remove-destination "$SERVER_DIR/$NAME" "$SERVER_DIR/${NAME}1" "$1"
 }
 
 # start_server [OPTIONS...]: starts a patient server on a port that the kernel picks, and waits for
@@ -187,9 +196,10 @@ decided() {
 
 # Asks the process that serves for a restart that fails, and waits until it says so.
 fail_restart() {
-    local failures
+    local failures serving
     failures=$(count_log 'restart failed')
-    kill -USR1 "$(serving_pid)"
+    find_serving
+    kill -USR1 "$serving"
     wait_for failed_more_than "$failures"
 }
 
@@ -204,32 +214,31 @@ ended() {
     wait "$1" || status=$?
 }
 
-# The file name of the next successor.
-successor_name() {
-    local lines line name=''
+# Sets name to the file name of the next successor.
+find_successor() {
+    local lines line
+    name=''
     mapfile -t lines <"$log"
     for line in "${lines[@]}"; do
         [[ ! $line =~ ^([^[]+)\[[0-9]+\]': listening on ' ]] || name=${BASH_REMATCH[1]}
     done
-    [[ $name == *1 ]] && echo "${name%1}" || echo "${name}1"
+    [[ $name == *1 ]] && name=${name%1} || name+=1
 }
 
 # successor_script LINES: makes the next successor a bash script that runs LINES, in which
 # "become" turns it into the real program under the right name.
 successor_script() {
     local name program
-    name=$(successor_name)
+    find_successor
     program=$BATS_TEST_TMPDIR/$name
     cp "$SERVER_DIR/$name" "$program.real"
     printf '%s\n' '#!/bin/bash' \
         "become() { exec -a './$name' '$program.real' \"\$@\"; }" "$1" >"$program.new"
-    chmod +x "$program.new"
-    mv "$program.new" "$program"
+    install "$program.new" "$program"
 }
 
 # Puts the real programs back.
 mend_successor() {
-    rm -rf "${BATS_TEST_TMPDIR:?}/$NAME" "$BATS_TEST_TMPDIR/${NAME}1"
     install_server "$BATS_TEST_TMPDIR"
 }
 
@@ -257,19 +266,29 @@ pause() {
     read -r -t "$seconds" -u "$never" || true
 }
 
-# logged REGEX: whether a line of the log matches. Sets BASH_REMATCH. It is asked so often that a
-# process each time would be most of what a test costs.
-logged() {
+# says FILE REGEX: whether a line of the file matches. Sets BASH_REMATCH. It is asked so often that
+# a process each time would be most of what a test costs.
+says() {
     local line lines=()
-    [[ ! -e $log ]] || mapfile -t lines <"$log"
+    [[ ! -e $1 ]] || mapfile -t lines <"$1"
     for line in "${lines[@]}"; do
-        [[ ! $line =~ $1 ]] || return 0
+        [[ ! $line =~ $2 ]] || return 0
     done
     return 1
 }
 
+logged() {
+    says "$log" "$1"
+}
+
+# count_log REGEX: how many lines of the log match.
 count_log() {
-    grep -Ec -- "$1" "$log" || true
+    local line lines count=0
+    mapfile -t lines <"$log"
+    for line in "${lines[@]}"; do
+        [[ ! $line =~ $1 ]] || ((++count))
+    done
+    echo "$count"
 }
 
 wait_log() {
@@ -295,13 +314,12 @@ alive() {
 
 # holder_of_port: the process that holds the listener at $port; one of them, if there are several.
 holder_of_port() {
-    ss -Htlnp "sport = :$port" | grep -o 'pid=[0-9]*' | tail -n 1 | cut -d = -f 2
+    [[ $(exec ss -Htlnp "sport = :$port") =~ .*pid=([0-9]+) ]] && echo "${BASH_REMATCH[1]}"
 }
 
 # Whether process $pid listens. Sets port.
 finds_port() {
-    port=$(ss -Htlnp | grep "pid=$pid," | awk '{ sub(/.*:/, "", $4); print $4 }')
-    [[ -n $port ]]
+    [[ $(exec ss -Htlnp) =~ :([0-9]+)\ [^$'\n']*pid=$pid, ]] && port=${BASH_REMATCH[1]}
 }
 
 # Whether $pid listens, and answers. Sets port.
@@ -312,19 +330,23 @@ serves_at_all() {
 # handed_on PID: whether a process other than PID alone holds the listener at $port.
 handed_on() {
     local holders
-    holders=$(ss -Htlnp "sport = :$port" | grep -o 'pid=[0-9]*' | sort -u)
-    [[ -n $holders && $holders != pid=$1 && $(wc -l <<<"$holders") == 1 ]]
+    holders=$(exec ss -Htlnp "sport = :$port")
+    [[ $holders =~ pid=([0-9]+), && ${BASH_REMATCH[1]} != "$1" ]] || return 1
+    [[ ${holders//"pid=${BASH_REMATCH[1]},"/} != *pid=* ]]
 }
 
 # ---- looking into processes ----
 
 # descriptors PID: how many it has open.
 descriptors() {
-    find "/proc/$1/fd" -mindepth 1 | wc -l
+    local open=("/proc/$1/fd"/*)
+    [[ -L ${open[0]} ]] && echo "${#open[@]}"
 }
 
+# has_descriptors PID N: whether it has N of them open; or [MOST] N to MOST.
 has_descriptors() {
-    (($(descriptors "$1") == $2))
+    local open=("/proc/$1/fd"/*)
+    ((${#open[@]} >= $2 && ${#open[@]} <= ${3:-$2}))
 }
 
 # children PID: the pids of its children, ended ones that wait to be reaped too.
@@ -338,7 +360,15 @@ childless() {
 
 # resident PID: its resident memory, in KiB.
 resident() {
-    sed -nE 's/^VmRSS:\s+([0-9]+) kB/\1/p' "/proc/$1/status"
+    status_of "$1" VmRSS
+}
+
+# status_of PID KEY: the first word of what /proc/PID/status says of KEY.
+status_of() {
+    local key value
+    while read -r key value _; do
+        [[ $key != "$2": ]] || echo "$value"
+    done <"/proc/$1/status"
 }
 
 # processor_time PID: clock ticks that it has used.
@@ -352,19 +382,19 @@ processor_time() {
 
 # times_woken PID: how often it has gone on after it waited.
 times_woken() {
-    sed -nE 's/^voluntary_ctxt_switches:\s+//p' "/proc/$1/status"
+    status_of "$1" voluntary_ctxt_switches
 }
 
 # sleeps PID: whether the process sleeps at least now and then: one that spins is always running, or
 # waits for a processor, however loaded the machine is.
 sleeps() {
-    local stat
+    local stat tries times=0
     for ((tries = 0; tries < 20; tries++)); do
         read -r stat <"/proc/$1/stat"
-        stat=${stat##*) }
-        echo -n "${stat%% *}"
+        [[ ${stat##*) } != S* ]] || ((++times))
         pause 50
-    done | grep -q 'S.*S.*S.*S'
+    done
+    ((times >= 4))
 }
 
 # does_not_spin PID: it sleeps, and runs for less than a third of the second from now, and of what
@@ -423,16 +453,23 @@ disconnect() {
     exec {fd}>&-
 }
 
-# send FD TEXT: sends TEXT, with escapes as of printf %b, in one write. Fails if it cannot.
+# send FD TEXT: sends TEXT, with escapes as of printf %b, in one write. Fails if it cannot. What is
+# short, and has no line's beginning at its end, echo writes at once, which takes no process.
 send() {
-    printf '%b' "$2" | dd bs=1M iflag=fullblock status=none 2>/dev/null 1>&"$1"
+    local text
+    printf -v text '%b' "$2"
+    if [[ ${#2} -lt 1000 && $2 != *\\[0x]* && ($text == *$'\n' || $text != *$'\n'*) ]]; then
+        echo -n "$text" 1>&"$1" 2>/dev/null
+    else
+        printf '%b' "$2" | dd bs=1M iflag=fullblock status=none 2>/dev/null 1>&"$1"
+    fi
 }
 
 # What a client asks for, whole and in two halves.
 {
     WHOLE='GET / HTTP/1.1\r\nHost: localhost\r\n\r\n'
-    HALF='GET / HTTP/1.1\r\nHost: local'
-    REST='host\r\n\r\n'
+    HALF='GET /?'
+    REST='rest HTTP/1.1\r\nHost: localhost\r\n\r\n'
 }
 
 # receive FD: reads one whole response. Sets code, header (its lines, without CR) and body.
@@ -452,9 +489,9 @@ receive() {
 }
 
 # ask FD: asks once more over the open connection FD: the right answer has to come, and leave it
-# open. The request goes out line by line, which takes no process.
+# open.
 ask() {
-    printf '%b' "$WHOLE" >&"$1" && answered "$1"
+    send "$1" "$WHOLE" && answered "$1"
 }
 
 # answered FD: the right answer comes over FD, and leaves it open.
@@ -501,16 +538,20 @@ closes_gracefully() {
 # to be accepted; unread and unsent, how many bytes wait to be read, and to be sent. Fails once it is
 # gone.
 server_end() {
-    local ours received queued here there rest client=''
+    local key ours received queued here there rest client=''
     local -A ends=()
-    ours=$(readlink "/proc/self/fd/$1")
+    while read -r key ours; do
+        [[ $key != ino: ]] || break
+    done <"/proc/self/fdinfo/$1"
+    # Linux before 5.14 does not say it there.
+    [[ -n $ours ]] || ours=$(readlink "/proc/self/fd/$1" | tr -dc '0-9')
     while read -r _ received queued here there rest; do
         inode=${rest##*ino:}
         inode=${inode%% *}
         here=${here##*:}
         [[ $here != "$port" ]] || ends[${there##*:}]="$inode $received $queued"
-        [[ "socket:[$inode]" != "$ours" ]] || client=$here
-    done < <(ss -Htne "sport = :$port or dport = :$port")
+        [[ $inode != "$ours" ]] || client=$here
+    done < <(exec ss -Htne "sport = :$port or dport = :$port")
     [[ -n $client && -n ${ends[$client]-} ]] || return 1
     read -r inode unread unsent <<<"${ends[$client]}"
 }
@@ -519,7 +560,7 @@ server_end() {
 holds() {
     local inode unread unsent
     server_end "$2" && ((inode > 0)) || return 1
-    [[ $(readlink "/proc/$1/fd"/* 2>/dev/null) == *"socket:[$inode]"* ]]
+    [[ $(exec readlink "/proc/$1/fd"/* 2>/dev/null) == *"socket:[$inode]"* ]]
 }
 
 # taken FD: whether the server has read all that was sent over the test's connection FD.
@@ -536,11 +577,13 @@ in_background() {
     job=$!
 }
 
-# processes_with WHAT: those whose working folder or program (WHAT: cwd, exe) is the test's.
+# processes_with WHAT: those whose working folder or program (WHAT: cwd, exe) is the test's. For a
+# subshell, which ends with it.
 processes_with() {
     : "${BATS_TEST_TMPDIR:?}"
-    (cd /proc && exec find [0-9]*/"$1" -maxdepth 0 \( -lname "$BATS_TEST_TMPDIR" -o \
-        -lname "$BATS_TEST_TMPDIR/*" \) -printf '%h\n' 2>/dev/null)
+    cd /proc || exit
+    exec find [0-9]*/"$1" -maxdepth 0 \( -lname "$BATS_TEST_TMPDIR" -o \
+        -lname "$BATS_TEST_TMPDIR/*" \) -printf '%h\n' 2>/dev/null
 }
 
 left_over() {
@@ -549,7 +592,9 @@ left_over() {
 
 # Whether all servers but the one that serves have ended.
 only_one_left() {
-    [[ $(processes_with exe) == "$(serving_pid)" ]]
+    local serving
+    find_serving
+    [[ $(processes_with exe) == "$serving" ]]
 }
 
 # all_gone PID...
@@ -575,7 +620,8 @@ end_all() {
         deadline=10 wait_for all_gone "${processes[@]}" >/dev/null || true
         mapfile -t processes < <(left_over)
     fi
-    for process in "${processes[@]}" $(jobs -p); do
+    jobs -p >"$BATS_TEST_TMPDIR/jobs"
+    for process in "${processes[@]}" $(<"$BATS_TEST_TMPDIR/jobs"); do
         kill -KILL "$process" 2>/dev/null || true
     done
     wait 2>/dev/null || true

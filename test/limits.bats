@@ -325,7 +325,7 @@ kernel_memory() {
     successor_script 'mkfifo "run/pid.$$"; become "$@"'
     restart_server
     curl -q -sS --noproxy '*' --max-time 3 "http://127.0.0.1:$port/"
-    wait_for grep -qx "$pid" "$BATS_TEST_TMPDIR/run/pid"
+    wait_for says "$BATS_TEST_TMPDIR/run/pid" "^$pid$"
     [[ -f $BATS_TEST_TMPDIR/run/pid ]]
 }
 
@@ -335,7 +335,7 @@ kernel_memory() {
     start_server --pid-file run/pid
     successor_script 'ln "file" "run/pid.$$"; become "$@"'
     restart_server
-    wait_for grep -qx "$pid" "$BATS_TEST_TMPDIR/run/pid"
+    wait_for says "$BATS_TEST_TMPDIR/run/pid" "^$pid$"
     [[ $(<"$BATS_TEST_TMPDIR/file") == treasure ]]
 }
 

@@ -272,7 +272,7 @@ answered_all() {
 }
 
 has_connections() {
-    (($(descriptors "$1") > $2))
+    has_descriptors "$1" $(($2 + 1)) 20000
 }
 
 @test "restarts that follow at once lose nothing" {
@@ -371,7 +371,7 @@ has_connections() {
     ask_many "${conns[@]}"
     wait_for only_one_left
     [[ $(processes_with exe) == "$third" ]]
-    wait_for grep -qx "$third" "$BATS_TEST_TMPDIR/pid"
+    wait_for says "$BATS_TEST_TMPDIR/pid" "^$third$"
     ask_many "${conns[@]}"
     (($(count_log 'listening on') == 3))
     (($(count_log 'restart failed') == 0))
@@ -555,6 +555,7 @@ holds_no_more() {
     begun=${EPOCHREALTIME/[.,]/}
     kill -USR1 "$pid"
     wait_for succeeded "$pid"
+    wait_log "\[$pid]: draining"
     closes_gracefully "$begun"
     closed "$idle"
     disconnect "$idle"
@@ -763,7 +764,7 @@ ended_child() {
     # What only the dead one held is lost, and nothing else.
     closed "$lost"
     ask_many "${conns[@]}"
-    wait_for grep -qx "$pid" "$BATS_TEST_TMPDIR/pid"
+    wait_for says "$BATS_TEST_TMPDIR/pid" "^$pid$"
     restart_server
     ask_many "${conns[@]}"
 }
@@ -819,7 +820,7 @@ ended_child() {
 }
 
 has_few_connections() {
-    (($(descriptors "$1") < $2))
+    has_descriptors "$1" 1 $(($2 - 1))
 }
 
 @test "a successor killed after the hand-over does not disturb what the old process still does" {

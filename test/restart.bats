@@ -43,10 +43,10 @@ nothing_happened() {
 @test "a restart replaces the process, there and back and there again" {
     start_server
     first=$pid
-    [[ $(readlink "/proc/$pid/exe") == "$BATS_TEST_TMPDIR/$NAME" ]]
+    [[ "/proc/$pid/exe" -ef "$BATS_TEST_TMPDIR/$NAME" ]]
     for name in "${NAME}1" "$NAME" "${NAME}1"; do
         restart_server
-        [[ $(readlink "/proc/$pid/exe") == "$BATS_TEST_TMPDIR/$name" ]]
+        [[ "/proc/$pid/exe" -ef "$BATS_TEST_TMPDIR/$name" ]]
         logged "^$name\[$pid]: listening on 127\.0\.0\.1:$port \(inherited fd [0-9]+\)"
         serves
         [[ $(get_status /other) == 404 ]]
@@ -169,6 +169,7 @@ all_well() {
     mkdir "$BATS_TEST_TMPDIR/${NAME}1"
     fail_restart
     logged "\[$pid]: restart failed: .*Permission denied"
+    rmdir "$BATS_TEST_TMPDIR/${NAME}1"
     nothing_happened "$before"
 }
 
@@ -561,7 +562,8 @@ quoted() {
     restart_server
     restart_server
     # It touches no signals, and follows whatever it is given for file names.
-    program=$BATS_TEST_TMPDIR/$(successor_name)
+    find_successor
+    program=$BATS_TEST_TMPDIR/$name
     printf '#!/usr/bin/env -S tail -q -f /dev/null --\n' >"$program.new"
     chmod +x "$program.new"
     mv "$program.new" "$program"
@@ -667,7 +669,7 @@ signals() {
         for name in 11 1; do
             restart_server
             logged "^$name\[$pid]: listening"
-            [[ $(readlink "/proc/$pid/exe") -ef "$BATS_TEST_TMPDIR/$folder/$name" ]]
+            [[ "/proc/$pid/exe" -ef "$BATS_TEST_TMPDIR/$folder/$name" ]]
             serves
         done
     done
@@ -683,7 +685,7 @@ signals() {
         restart_server
         mapfile -d '' -t argv <"/proc/$pid/cmdline"
         [[ ${argv[0]} == "$name" ]]
-        [[ $(readlink "/proc/$pid/exe") == "$BATS_TEST_TMPDIR/bin/$name" ]]
+        [[ "/proc/$pid/exe" -ef "$BATS_TEST_TMPDIR/bin/$name" ]]
         serves
     done
 }

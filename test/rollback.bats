@@ -49,7 +49,7 @@ has_connections() {
 manage() {
     notes=$BATS_TEST_TMPDIR/notes
     (cd "$BATS_TEST_TMPDIR" && exec "$BUILD_DIR/manager" notify </dev/null >notes 3>&-) &
-    wait_for grep -qsx ready "$notes"
+    wait_for says "$notes" '^ready$'
     export NOTIFY_SOCKET=$BATS_TEST_TMPDIR/notify
 }
 
@@ -59,7 +59,7 @@ notes() {
 }
 
 noted() {
-    grep -Fqx -- "$1" < <(notes)
+    [[ $'\n'$(notes)$'\n' == *$'\n'"$1"$'\n'* ]]
 }
 
 # ready_script LINES: the next successor is a script that reports ready, and takes the listener.
@@ -291,7 +291,7 @@ rolled_back_more_than() {
     hammer=$BATS_TEST_TMPDIR/hammer
     in_background "$BUILD_DIR/hammer" -d 300 --pause 5 -k 4 -t 4 -p 2 -c 2 -s 2 -i 20 "127.0.0.1:$port" \
         >"$hammer" 2>"$hammer.said"
-    wait_for grep -q '^idle 20' "$hammer.said"
+    wait_for says "$hammer.said" '^idle 20'
     for ((i = 0; i < 5; i++)); do
         restart_server
         kill -KILL "$pid"
@@ -343,9 +343,9 @@ rolled_back_more_than() {
         -e inject=recvfrom:delay_enter=1000000 -p "$old"
     wait_for is "$old" '^TracerPid:\s+[1-9]'
     : >"$BATS_TEST_TMPDIR/traced"
-    wait_for grep -q '"R1"' "$calls"
+    wait_for says "$calls" '"R1"'
     kill -STOP "$pid"
-    wait_for grep -q '^sendmsg(.*"C0"' "$calls"
+    wait_for says "$calls" '^sendmsg\(.*"C0"'
     wait_for is "$old" '^State:\s+S'
     looks=$(grep -c ^ioctl "$calls")
     kill -USR1 "$old" # any event
@@ -358,7 +358,7 @@ rolled_back_more_than() {
 }
 
 is() {
-    grep -Eq "$2" "/proc/$1/status"
+    says "/proc/$1/status" "$2"
 }
 
 looked_more_than() {
@@ -533,7 +533,8 @@ has_no_listener() {
 become_first() {
     first=$BUILD_DIR/1.0.0/$NAME
     [[ -x $first ]] || skip 'needs version 1.0.0, from a clone with its history'
-    successor_script "exec -a './$(successor_name)' '$first' -l 127.0.0.1:0 -p pid_file \"\${@: -1}\""
+    find_successor
+    successor_script "exec -a './$name' '$first' -l 127.0.0.1:0 -p pid_file \"\${@: -1}\""
 }
 
 @test "a crash of version 1.0.0 is rolled back" {

@@ -21,7 +21,7 @@ manage() {
     notes=$BATS_TEST_TMPDIR/notes
     rm -f "$notes"
     (cd "$BATS_TEST_TMPDIR" && exec "$BUILD_DIR/manager" "$@" </dev/null >notes 3>&-) &
-    wait_for grep -qsx ready "$notes"
+    wait_for says "$notes" '^ready$'
     export NOTIFY_SOCKET=$1
 }
 
@@ -31,7 +31,7 @@ notes() {
 }
 
 noted() {
-    grep -Eq -- "$1" < <(notes)
+    says <(notes) "$1"
 }
 
 wait_note() {
@@ -85,7 +85,7 @@ $pid STOPPING=1"
     manage "$BATS_TEST_TMPDIR/notify"
     start_traced -e trace=listen,sendto
     wait_note READY=1
-    wait_for grep -q READY=1 "$calls"
+    wait_for says "$calls" READY=1
     [[ $(grep -Eo 'listen\(|READY=1' "$calls" | tr '\n' ' ') == 'listen( READY=1 ' ]]
 }
 
@@ -274,17 +274,6 @@ activate() {
     start_command systemd-socket-activate -l "127.0.0.1:$port" "${options[@]}" "${@:2}"
     wait_log '^Listening on '
     connect
-}
-
-# A free port, below those that the kernel gives to clients.
-free_port() {
-    local first port
-    read -r first _ </proc/sys/net/ipv4/ip_local_port_range
-    while
-        port=$((first / 2 + RANDOM % (first / 2)))
-        grep -q "$(printf ' [0-9A-F]*:%04X ' "$port")" /proc/net/tcp /proc/net/tcp6
-    do :; done
-    echo "$port"
 }
 
 # What the last of the processes that serve was given with its environment.

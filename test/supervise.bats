@@ -81,17 +81,6 @@ send_rest() {
     [[ -z $(find "/proc/$supervisor/fd" -lname 'socket:*') ]]
 }
 
-# A port that no process uses, and that the kernel gives none by itself.
-free_port() {
-    local first free
-    read -r first _ </proc/sys/net/ipv4/ip_local_port_range
-    while
-        free=$((first / 2 + RANDOM % (first / 2)))
-        grep -q "$(printf ' [0-9A-F]*:%04X ' "$free")" /proc/net/tcp /proc/net/tcp6
-    do :; done
-    echo "$free"
-}
-
 @test "SIGUSR1 to the first process restarts the server, and its own pid stays" {
     start_supervised
     connect
@@ -132,7 +121,7 @@ free_port() {
     hammer=$BATS_TEST_TMPDIR/hammer
     in_background "$BUILD_DIR/hammer" -d 300 --pause 5 -k 4 -t 4 -p 2 -c 2 -s 2 -i 20 "127.0.0.1:$port" \
         >"$hammer" 2>"$hammer.said"
-    wait_for grep -q '^idle 20' "$hammer.said"
+    wait_for says "$hammer.said" '^idle 20'
     for ((i = 0; i < 20; i++)); do
         hand_over
     done
@@ -295,7 +284,7 @@ hand_over_unseen() {
         -e inject=rt_sigtimedwait:delay_enter=1000000 -p "$supervisor"
     wait_for is_traced "$supervisor"
     kill -CHLD "$supervisor"
-    wait_for grep -Eq '^State:\s+t' "/proc/$supervisor/status"
+    wait_for says "/proc/$supervisor/status" '^State:\s+t'
     old=$pid
     kill -USR1 "$old"
     wait_for succeeded "$old"
@@ -328,7 +317,7 @@ hand_over_unseen() {
 }
 
 is_traced() {
-    grep -Eq '^TracerPid:\s+[1-9]' "/proc/$1/status"
+    says "/proc/$1/status" '^TracerPid:\s+[1-9]'
 }
 
 @test "a signal reaches a server whose successor has just crashed, before it knows" {
