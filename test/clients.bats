@@ -72,7 +72,7 @@ different_answers() {
     start_server
     client ab -q -k -c 8 -t 3 -n 10000000 "http://127.0.0.1:$port/"
     answered=$(sed -nE 's/^Complete requests: +//p' "$said")
-    ((answered > 100))
+    ((answered > 10))
     grep -Eqx 'Failed requests: +0' "$said"
     grep -Eqx "Keep-Alive requests: +$answered" "$said"
     run ! grep -E 'Non-2xx|apr_' "$said"
@@ -82,7 +82,7 @@ different_answers() {
     start_server
     client ab -q -c 8 -t 2 -n 10000000 "http://127.0.0.1:$port/"
     answered=$(sed -nE 's/^Complete requests: +//p' "$said")
-    ((answered > 100))
+    ((answered > 10))
     grep -Eqx 'Failed requests: +0' "$said"
     run ! grep -E 'Non-2xx|apr_' "$said"
 }
@@ -90,6 +90,6 @@ different_answers() {
 @test "h2load, pipelining, sees no request fail over restarts" {
     start_server
     client h2load --h1 -c 8 -m 4 -D 3 "http://127.0.0.1:$port/"
-    grep -E '^requests: [1-9][0-9]{2,} .* 0 failed, 0 errored, 0 timeout$' "$said"
-    grep -E '^status codes: [1-9][0-9]{2,} 2xx, 0 3xx, 0 4xx, 0 5xx$' "$said"
+    grep -E '^requests: [1-9][0-9]+ .* 0 failed, 0 errored, 0 timeout$' "$said"
+    grep -E '^status codes: [1-9][0-9]+ 2xx, 0 3xx, 0 4xx, 0 5xx$' "$said"
 }

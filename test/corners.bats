@@ -33,14 +33,14 @@ goes_on() {
     wait_for childless "$old"
     serves
     mend_successor
-    restart_server
+    restart_in_the_end
     serves
 }
 
 # ---- a successor that is told something before it owns the listener ----
 
 @test "a successor that is ending before it owns the listener, and does not end, is killed in time" {
-    start_pending --ready-timeout 2
+    start_pending --ready-timeout 5
     connect
     send "$conn" "$HALF"
     wait_for taken "$conn"
@@ -92,7 +92,7 @@ goes_on() {
     wait_log "\[$pid]: SIGUSR1 received: "
     # A successor that it starts, if it does, is as far as it comes.
     serves
-    [[ -z $(children "$pid") ]] || wait_for test "$(serving_pid)" != "$pid"
+    [[ -z $(children "$pid") ]] || wait_for succeeded "$pid"
     kill -KILL "$pid"
     wait_gone "$pid"
     kill -CONT "$old"

@@ -18,7 +18,7 @@ setup() {
 start_faulty() {
     : >"$log"
     mend_successor
-    start_server --ready-timeout 4
+    start_server --ready-timeout 10
     connect
     half=$conn
     send "$half" "$HALF"

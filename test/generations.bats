@@ -225,7 +225,7 @@ succeed_with() {
 
 @test "a successor that takes its time gets every connection, and no client under load notices" {
     start_server
-    in_background "$BUILD_DIR/hammer" -d 300 --pause 5 -k 4 -t 4 -p 2 -s 4 -i 2000 "127.0.0.1:$port" \
+    in_background "$BUILD_DIR/hammer" -d 300 --deadline 60 --pause 5 -k 4 -t 4 -p 2 -s 4 -i 2000 "127.0.0.1:$port" \
         >"$BATS_TEST_TMPDIR/hammer" 2>"$BATS_TEST_TMPDIR/said"
     wait_for says "$BATS_TEST_TMPDIR/said" '^idle 2000'
     succeed_with send=R1:0 file=go take serve
@@ -326,7 +326,7 @@ need_first() {
     need_first
     cp "$first" "$BATS_TEST_TMPDIR/${NAME}1"
     start_server -p pid_file
-    in_background "$BUILD_DIR/hammer" -d 300 --pause 5 "127.0.0.1:$port" >"$BATS_TEST_TMPDIR/hammer" \
+    in_background "$BUILD_DIR/hammer" -d 300 --deadline 60 --pause 5 "127.0.0.1:$port" >"$BATS_TEST_TMPDIR/hammer" \
         2>"$BATS_TEST_TMPDIR/said"
     wait_for says "$BATS_TEST_TMPDIR/said" '^idle 100'
     for ((i = 0; i < 40; i++)); do

@@ -51,8 +51,8 @@ hammer() {
 }
 
 @test "an idle connection that an echo server closes is counted, and so is a server that is gone" {
-    start_socat PIPE -T 0.2
-    hammer --echo -k 0 -p 0 -c 0 -s 0 --think 1000 -d 2
+    start_socat PIPE -T 1
+    hammer --echo -k 0 -p 0 -c 0 -s 0 --think 3000 -d 4
     ((status == 1))
     [[ $output == *' answered='[1-9]*' failed=0 refused=0 closed='[1-9]* ]]
     end_all

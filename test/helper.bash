@@ -38,6 +38,8 @@ prepare() {
     log=$BATS_TEST_TMPDIR/log
     # What is sent to a connection that is closed fails, and ends nothing.
     trap : PIPE
+    # Once bash has written anything, echo writes what it is given in one go, as send wants it.
+    echo >/dev/null
 }
 
 teardown() {
@@ -365,10 +367,7 @@ resident() {
 
 # status_of PID KEY: the first word of what /proc/PID/status says of KEY.
 status_of() {
-    local key value
-    while read -r key value _; do
-        [[ $key != "$2": ]] || echo "$value"
-    done <"/proc/$1/status"
+    says "/proc/$1/status" "^$2:\s+(\S+)" && echo "${BASH_REMATCH[1]}"
 }
 
 # processor_time PID: clock ticks that it has used.
@@ -457,8 +456,8 @@ disconnect() {
 # short, and has no line's beginning at its end, echo writes at once, which takes no process.
 send() {
     local text
-    printf -v text '%b' "$2"
-    if [[ ${#2} -lt 1000 && $2 != *\\[0x]* && ($text == *$'\n' || $text != *$'\n'*) ]]; then
+    ((${#2} >= 1000)) || printf -v text '%b' "$2"
+    if [[ -n $text && $2 != *\\[0x]* && ($text == *$'\n' || $text != *$'\n'*) ]]; then
         echo -n "$text" 1>&"$1" 2>/dev/null
     else
         printf '%b' "$2" | dd bs=1M iflag=fullblock status=none 2>/dev/null 1>&"$1"

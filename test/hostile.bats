@@ -436,7 +436,7 @@ reset() {
 @test "a TLS hello is refused" {
     start_server
     before=$(descriptors "$pid")
-    run curl -q -sS -k --noproxy '*' --max-time 10 "https://127.0.0.1:$port/"
+    run curl -q -sS -k --noproxy '*' --max-time "$patience" "https://127.0.0.1:$port/"
     [ "$status" -eq 35 ]
     connect
     send "$conn" '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03'
@@ -467,9 +467,10 @@ reset() {
         then=$((at + 1 + RANDOM % (${#requests} - 1 - at)))
         printf -v first '\\x%02x' $((RANDOM % 256))
         printf -v second '\\x%02x' $((RANDOM % 256))
-        printf '%s%b%s%b%s' "${requests:0:at}" "$first" \
-            "${requests:at+1:then-at-1}" "$second" "${requests:then+1}" |
-            socat -t "$patience" - "TCP:127.0.0.1:$port" >"$BATS_TEST_TMPDIR/answers"
+        printf '%s%b%s%b%s' "${requests:0:at}" "$first" "${requests:at+1:then-at-1}" "$second" \
+            "${requests:then+1}" >"$BATS_TEST_TMPDIR/changed"
+        socat -t "$patience" - "TCP:127.0.0.1:$port" <"$BATS_TEST_TMPDIR/changed" \
+            >"$BATS_TEST_TMPDIR/answers"
         IFS= read -r answer <"$BATS_TEST_TMPDIR/answers"
         [[ $answer == 'HTTP/1.1 '* ]]
     done

@@ -16,7 +16,7 @@ sleep_until_past() {
 # ---- a process that was stopped, or is busy, at a deadline ----
 
 @test "a request that became whole before the drain deadline is answered by a process stopped since" {
-    start_server --drain-timeout 3
+    start_server --drain-timeout 6
     crowd slow 20 "$port"
     tell slow half
     connect
@@ -24,7 +24,7 @@ sleep_until_past() {
     wait_for taken "$conn"
     restart_server
     stop "$old"
-    deadline_over=$(($(clock) + 3500))
+    deadline_over=$(($(clock) + 6500))
     send "$conn" "$REST"
     tell slow rest
     sleep_until_past "$deadline_over"
@@ -38,7 +38,7 @@ sleep_until_past() {
 }
 
 @test "the same at a shutdown" {
-    start_server --drain-timeout 3
+    start_server --drain-timeout 6
     crowd slow 20 "$port"
     tell slow half
     connect
@@ -47,7 +47,7 @@ sleep_until_past() {
     kill -TERM "$pid"
     wait_log 'SIGTERM received'
     stop "$pid"
-    deadline_over=$(($(clock) + 3500))
+    deadline_over=$(($(clock) + 6500))
     send "$conn" "$REST"
     tell slow rest
     sleep_until_past "$deadline_over"
@@ -62,13 +62,13 @@ sleep_until_past() {
 }
 
 @test "a client that took its answers in time is served by a process stopped since" {
-    start_server --request-timeout 3
+    start_server --request-timeout 6
     # Its answers do not fit into any buffer; the server waits for it to take them.
     crowd greedy -b 16384 1 "$port"
     tell greedy pour 50000
     wait_for waits_to_send
     stop "$pid"
-    deadline_over=$(($(clock) + 3500))
+    deadline_over=$(($(clock) + 6500))
     tell greedy read
     sleep_until_past "$deadline_over"
     kill -CONT "$pid"
@@ -89,7 +89,7 @@ waits_to_send() {
     serves
     # The events of a loop are looked at late: some before the deadline, some after, some both.
     in_trouble epoll_wait,epoll_pwait,epoll_pwait2 delay_exit=40000
-    order slow rest 0 3000
+    order slow rest 0 6000
     restart_server
     obeyed slow
     answers slow
@@ -324,7 +324,7 @@ kernel_memory() {
     start_server --pid-file run/pid
     successor_script 'mkfifo "run/pid.$$"; become "$@"'
     restart_server
-    curl -q -sS --noproxy '*' --max-time 3 "http://127.0.0.1:$port/"
+    get
     wait_for says "$BATS_TEST_TMPDIR/run/pid" "^$pid$"
     [[ -f $BATS_TEST_TMPDIR/run/pid ]]
 }

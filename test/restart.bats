@@ -29,7 +29,7 @@ nothing_happened() {
     [[ $(serving_pid) == "$pid" ]]
     wait_for has_descriptors "$pid" "$1"
     mend_successor
-    restart_server
+    restart_in_the_end
     serves
     wait_gone "$old"
 }
@@ -710,6 +710,7 @@ signals() {
     successor_script 'echo "${RESTART_CHANNEL-none}" >channel; become "$@"'
     kill -USR1 "$pid"
     wait_for succeeded "$pid"
+    wait_log "\[$pid]: draining"
     [[ $(<"$BATS_TEST_TMPDIR/channel") == none ]]
     serves
     send "$conn" "$REST"
@@ -761,7 +762,7 @@ signals() {
     logged "^$NAME\[$old]: successor started: .*\b$pid\b.*\./${NAME}1|^$NAME\[$old]: successor started: .*\./${NAME}1.*\b$pid\b"
     logged "^${NAME}1\[$pid]: listening on 127\.0\.0\.1:$port \(inherited fd [0-9]+\), version"
     logged "^$NAME\[$old]: handed over.*[0-9]+ connection"
-    logged "^$NAME\[$old]: draining: [0-9]+ connection"
+    wait_log "^$NAME\[$old]: draining: [0-9]+ connection"
     send "$conn" "$REST"
     answered "$conn"
     ended "$old"

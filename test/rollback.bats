@@ -289,7 +289,7 @@ rolled_back_more_than() {
 @test "under load, a crash costs the connections that the successor had, and nothing else" {
     start_server -p pid_file --rollback-timeout "$LONG"
     hammer=$BATS_TEST_TMPDIR/hammer
-    in_background "$BUILD_DIR/hammer" -d 300 --pause 5 -k 4 -t 4 -p 2 -c 2 -s 2 -i 20 "127.0.0.1:$port" \
+    in_background "$BUILD_DIR/hammer" -d 300 --deadline 60 --pause 5 -k 4 -t 4 -p 2 -c 2 -s 2 -i 20 "127.0.0.1:$port" \
         >"$hammer" 2>"$hammer.said"
     wait_for says "$hammer.said" '^idle 20'
     for ((i = 0; i < 5; i++)); do

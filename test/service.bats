@@ -130,12 +130,17 @@ $pid STOPPING=1"
     ((before < began && began <= came))
 }
 
+# were_told COUNT: whether there are so many lines by now.
+were_told() {
+    (($(notes | wc -l) >= $1))
+}
+
 # fails_with WHY: a restart fails, and the service manager learns WHY, a regular expression.
 fails_with() {
     local told
     told=$(notes | wc -l)
     fail_restart
-    wait_for [ "$(notes | wc -l)" -ge $((told + 2)) ]
+    wait_for were_told $((told + 2))
     notes | tail -n +$((told + 1)) >"$BATS_TEST_TMPDIR/told"
     cat "$BATS_TEST_TMPDIR/told"
     [[ $(wc -l <"$BATS_TEST_TMPDIR/told") == 2 ]]
@@ -436,11 +441,13 @@ stop_without_connection() {
     successor_script 'exit 3'
     ready_timeout=1
     run -124 run_command ExecReload
-    logged 'restart failed: successor [0-9]+ exited with status 3'
+    wait_log 'restart failed: successor [0-9]+ exited with status 3'
     named_in_file "$pid"
     rm "$pid_file"
     run -124 run_command ExecReload
+    wait_for failed_more_than 1
     mend_successor
+    ready_timeout=$patience
     run_command ExecReload
     succeeded "$pid"
 }
@@ -623,6 +630,7 @@ holders() {
     succeeded "$pid"
     successor_script 'exit 3'
     [[ $(bash -c "${script/timeout 10/timeout 1}") == failed ]]
+    wait_log 'restart failed'
     mend_successor
     pid=$(serving_pid)
     [[ $(bash -c "$script") == '' ]]
