@@ -520,6 +520,7 @@ static int find_activation(struct restart *r)
     unsetenv("LISTEN_PID");
     unsetenv("LISTEN_FDS");
     unsetenv("LISTEN_FDNAMES");
+    unsetenv("LISTEN_PIDFDID");
     if (count == 1)
         return restart_listener(r, STDERR_FILENO + 1);
     r->inherited = count > 1 ? STDERR_FILENO + 1 : -1;

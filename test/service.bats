@@ -295,7 +295,7 @@ environment() {
 }
 
 @test "a socket that the service manager passes goes on through restarts, its variables do not" {
-    activate --fdname=web -E KEPT=1 -- "./$NAME"
+    activate --fdname=web -E KEPT=1 -E LISTEN_PIDFDID=7 -- "./$NAME"
     send "$conn" "$WHOLE"
     answered "$conn"
     environment | grep -q '^LISTEN_FDS=1$'
