@@ -43,7 +43,7 @@ enum {
     EVENTS_MAX = 128,             /* taken from epoll at once */
     READS_MAX = 16,               /* reads from a connection before others have their turn */
     OUTPUT_MAX = 16 * 1024,       /* responses gathered for one send */
-    SEND_BUFFER = 64 * 1024,      /* in the kernel, for a client that does not read */
+    KERNEL_BUFFER = 64 * 1024,    /* to send and to receive, for a client that does not read */
     DESCRIPTORS_MAX = 1 << 20,    /* connections are numbered by descriptor: bounds their table */
     LINGER_BYTES = 2 << 20,       /* read and dropped behind a last response: an upload or so */
     LINGER_MS = 2000,             /* and how long */
@@ -435,9 +435,10 @@ static int refuse_listener(int fd, int error)
  * is nothing to wait for. */
 static void set_connection_options(int listener)
 {
-    const int on = 1, size = SEND_BUFFER;
+    const int on = 1, size = KERNEL_BUFFER;
     setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     setsockopt(listener, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
+    setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
 }
 
 /* As many descriptors as allowed, and a table of them, of which only what is used costs memory. */

@@ -297,6 +297,34 @@ injected_often() {
     ((most > 0 && most <= 2 * 1024 * 1024))
 }
 
+@test "the same, of a client that sends long heads, and has read for a while" {
+    start_server --request-timeout 600
+    printf -v field 'X: %08000d\r\n' 0
+    for _ in {1..50}; do
+        printf '%b' "${WHOLE%'\r\n'}$field$field\r\n"
+    done >"$BATS_TEST_TMPDIR/requests"
+    connect
+    flood() {
+        while cat "$BATS_TEST_TMPDIR/requests" >&"$1"; do
+            :
+        done 2>/dev/null
+    }
+    in_background flood "$conn"
+    # So many answers that the kernel has taken the client for one that deserves much.
+    head -c 1000000 <&"$conn" >/dev/null
+    stands_still() {
+        waits_to_send || return 1
+        local before
+        server_end "$conn"
+        before="$unread $unsent"
+        pause 500
+        server_end "$conn" && [[ "$unread $unsent" == "$before" ]]
+    }
+    wait_for stands_still
+    kernel_memory
+    ((most > 0 && most <= 2 * 1024 * 1024))
+}
+
 # The most that the kernel keeps for one of the server's connections, in bytes. Sets most.
 kernel_memory() {
     most=$(ss -Htnm "sport = :$port" | tr '\n' ' ' | grep -oE 'skmem:\([^)]*\)' | sed -E \
