@@ -829,6 +829,8 @@ has_few_connections() {
     send "$conn" "$HALF"
     wait_for taken "$conn"
     restart_server
+    # Until it knows that it is no longer needed, it would serve again.
+    wait_for handed_on "$old"
     kill -KILL "$pid"
     wait_gone "$pid"
     send "$conn" "$REST"

@@ -174,6 +174,7 @@ send_rest() {
     start_supervised
     holds_half
     hand_over
+    wait_for handed_on "$old"
     kill -SEGV "$pid"
     wait_log "\[$old]: successor $pid was ended by signal 11"
     send_rest
