@@ -82,27 +82,12 @@ mended() {
     wait "$tracer" || true
 }
 
-traced() {
-    ! says "/proc/$1/status" '^TracerPid:\s+0$'
-}
-
 injected() {
     says "$BATS_TEST_TMPDIR/trace" INJECTED
 }
 
-need() {
-    [[ -x $BUILD_DIR/$1 ]] && return
-    echo "build/$1 is missing: make build/$1"
-    return 1
-}
-
 need_strace() {
     strace -qq -o /dev/null true || skip 'needs strace, and leave to trace'
-}
-
-# Whether the restart has been decided, either way.
-restart_decided() {
-    logged 'restart failed' || logged 'handed over'
 }
 
 # stopped PID: whether it stands still after SIGSTOP.

@@ -272,7 +272,7 @@ echoes() {
     load_server -i 700
     in_background_too strace -qq -o /dev/null -e trace=sendmsg -e inject=sendmsg:delay_enter=1500000 \
         -p "$pid"
-    wait_for says "/proc/$pid/status" '^TracerPid:\s+[1-9]'
+    wait_for traced "$pid"
     first=$pid
     replace
     replace

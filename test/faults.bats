@@ -28,18 +28,10 @@ start_faulty() {
     wait_for taken "$half"
 }
 
-traced() {
-    ! says "/proc/$1/status" '^TracerPid:\s+0$'
-}
-
 idle_has_moved() {
     local serving
     find_serving
     [[ $serving != "$pid" ]] && holds "$serving" "$idle"
-}
-
-restart_decided() {
-    logged 'restart failed' || logged 'handed over'
 }
 
 nothing_left() {

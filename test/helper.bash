@@ -81,6 +81,13 @@ says_defect() {
     return 1
 }
 
+# need TOOL: one of build/.
+need() {
+    [[ -x $BUILD_DIR/$1 ]] && return
+    echo "build/$1 is missing: make build/$1"
+    return 1
+}
+
 # ---- servers ----
 
 # Copies both programs into FOLDER, where a test may break them.
@@ -194,6 +201,11 @@ restart_in_the_end() {
 # decided HANDED LATE: whether there are more lines of either kind by now.
 decided() {
     (($(count_log "\[$old]: handed over") > $1 || $(count_log 'was not ready within') > $2))
+}
+
+# Whether the restart has been decided, either way.
+restart_decided() {
+    logged 'restart failed' || logged 'handed over'
 }
 
 # Asks the process that serves for a restart that fails, and waits until it says so.
@@ -342,13 +354,12 @@ handed_on() {
 # descriptors PID: how many it has open.
 descriptors() {
     local open=("/proc/$1/fd"/*)
-    [[ -L ${open[0]} ]] && echo "${#open[@]}"
+    [[ -L ${open[0]} ]] || open=()
+    echo "${#open[@]}"
 }
 
-# has_descriptors PID N: whether it has N of them open; or [MOST] N to MOST.
 has_descriptors() {
-    local open=("/proc/$1/fd"/*)
-    ((${#open[@]} >= $2 && ${#open[@]} <= ${3:-$2}))
+    (($(descriptors "$1") == $2))
 }
 
 # children PID: the pids of its children, ended ones that wait to be reaped too.
@@ -358,6 +369,11 @@ children() {
 
 childless() {
     [[ -z $(children "$1") ]]
+}
+
+# traced PID: whether strace has it.
+traced() {
+    says "/proc/$1/status" '^TracerPid:\s+[1-9]'
 }
 
 # resident PID: its resident memory, in KiB.

@@ -341,7 +341,7 @@ rolled_back_more_than() {
     # The old process looks whether its message has been received, and a second later what is said.
     in_background strace -qq -o "$calls" -e trace=recvfrom,sendmsg,ioctl \
         -e inject=recvfrom:delay_enter=1000000 -p "$old"
-    wait_for is "$old" '^TracerPid:\s+[1-9]'
+    wait_for traced "$old"
     : >"$BATS_TEST_TMPDIR/traced"
     wait_for says "$calls" '"R1"'
     kill -STOP "$pid"

@@ -283,7 +283,7 @@ is_child_of_supervisor() {
 hand_over_unseen() {
     in_background strace -qq -o /dev/null -e trace=rt_sigtimedwait \
         -e inject=rt_sigtimedwait:delay_enter=1000000 -p "$supervisor"
-    wait_for is_traced "$supervisor"
+    wait_for traced "$supervisor"
     kill -CHLD "$supervisor"
     wait_for says "/proc/$supervisor/status" '^State:\s+t'
     old=$pid
@@ -317,17 +317,13 @@ hand_over_unseen() {
     done
 }
 
-is_traced() {
-    says "/proc/$1/status" '^TracerPid:\s+[1-9]'
-}
-
 @test "a signal reaches a server whose successor has just crashed, before it knows" {
     start_supervised --rollback-timeout 300
     hand_over
     # It learns of the crash only after two seconds.
     in_background strace -qq -o /dev/null -e trace=wait4 -e inject=wait4:delay_enter=2000000 \
         -p "$old"
-    wait_for is_traced "$old"
+    wait_for traced "$old"
     kill -SEGV "$pid"
     wait_gone "$pid"
     kill -TERM "$supervisor"
