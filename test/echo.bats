@@ -31,7 +31,7 @@ one_is_left() {
 }
 
 only() {
-    [[ $(processes_with exe) == "$1" ]]
+    [[ $(programs) == "$1" ]]
 }
 
 # fail WHY: asks for a restart that fails, and waits until the server says so.

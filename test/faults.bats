@@ -34,10 +34,6 @@ idle_has_moved() {
     [[ $serving != "$pid" ]] && holds "$serving" "$idle"
 }
 
-nothing_left() {
-    [[ -z $(left_over) ]]
-}
-
 # The restart has been decided, either way: no client notices (but, where $lossy, the one that is
 # idle), and the next restart works.
 no_client_notices() {
@@ -59,7 +55,7 @@ no_client_notices() {
     restart_in_the_end
     serves
     kill "$pid"
-    wait_for nothing_left
+    wait_for none_left_but
 }
 
 # old CALL ERROR N: the Nth CALL of the old process fails with ERROR.

@@ -12,8 +12,8 @@
 #
 # Names that the functions set: pid and port of the server started last, log (its standard error).
 
-SERVER_DIR=${SERVER_DIR:-$(cd "$BATS_TEST_DIRNAME/.." && pwd)}
-BUILD_DIR=${BUILD_DIR:-$(cd "$BATS_TEST_DIRNAME/.." && pwd)/build}
+SERVER_DIR=${SERVER_DIR:-${BATS_TEST_DIRNAME%/*}}
+BUILD_DIR=${BUILD_DIR:-${BATS_TEST_DIRNAME%/*}/build}
 NAME=rust_graceful_restart
 
 [[ -x $SERVER_DIR/$NAME && -x $SERVER_DIR/${NAME}1 && -x $BUILD_DIR/manager ]] ||
@@ -21,8 +21,8 @@ NAME=rust_graceful_restart
 patience=60
 PATIENT=(--ready-timeout 600 --drain-timeout 600 --idle-timeout 600 --request-timeout 600)
 
-# Nothing ever comes here: to wait for a moment, without a process of its own for that.
-exec {never}<> <(:)
+# Nothing ever comes here, as nothing is sent: to wait for a moment, without a process for that.
+exec {never}<>/dev/udp/127.0.0.1/9
 
 # For builds that check themselves: out of memory is for the server to handle.
 export ASAN_OPTIONS=allocator_may_return_null=1${ASAN_OPTIONS:+:$ASAN_OPTIONS}
@@ -364,11 +364,20 @@ has_descriptors() {
 
 # children PID: the pids of its children, ended ones that wait to be reaped too.
 children() {
-    pgrep -P "$1" || true
+    local pids=()
+    find_children "$1"
+    ((${#pids[@]} == 0)) || printf '%s\n' "${pids[@]}"
 }
 
 childless() {
-    [[ -z $(children "$1") ]]
+    local pids=()
+    find_children "$1"
+    ((${#pids[@]} == 0))
+}
+
+# find_children PID: sets pids to them.
+find_children() {
+    { read -ra pids <"/proc/$1/task/$1/children"; } 2>/dev/null || true
 }
 
 # traced PID: whether strace has it.
@@ -592,24 +601,38 @@ in_background() {
     job=$!
 }
 
-# processes_with WHAT: those whose working folder or program (WHAT: cwd, exe) is the test's. For a
-# subshell, which ends with it.
-processes_with() {
-    : "${BATS_TEST_TMPDIR:?}"
+# programs: the processes whose program is the test's, be it deleted. For a subshell, which ends
+# with it.
+programs() {
     cd /proc || exit
-    exec find [0-9]*/"$1" -maxdepth 0 \( -lname "$BATS_TEST_TMPDIR" -o \
-        -lname "$BATS_TEST_TMPDIR/*" \) -printf '%h\n' 2>/dev/null
+    exec find [0-9]*/exe -maxdepth 0 -lname "${BATS_TEST_TMPDIR:?}/*" -printf '%h\n' 2>/dev/null
 }
 
-left_over() {
-    processes_with cwd
+# Sets processes to those whose working folder is the test's, or one in it.
+find_left_over() {
+    local process folder
+    processes=()
+    for process in /proc/[0-9]*; do
+        for folder in "${BATS_TEST_TMPDIR:?}" "$BATS_TEST_TMPDIR"/*/; do
+            [[ $process/cwd -ef $folder ]] || continue
+            processes+=("${process##*/}")
+            break
+        done
+    done
+}
+
+# none_left_but [PID]
+none_left_but() {
+    local processes
+    find_left_over
+    [[ ${processes[*]} == "${1-}" ]]
 }
 
 # Whether all servers but the one that serves have ended.
 only_one_left() {
     local serving
     find_serving
-    [[ $(processes_with exe) == "$serving" ]]
+    [[ $(programs) == "$serving" ]]
 }
 
 # all_gone PID...
@@ -624,7 +647,7 @@ all_gone() {
 # found, then by force.
 end_all() {
     local process processes
-    mapfile -t processes < <(left_over)
+    find_left_over
     # TERM and INT are two requests to end, and the second is carried out at once.
     for process in "${processes[@]}"; do
         kill -CONT "$process" 2>/dev/null || true
@@ -633,7 +656,7 @@ end_all() {
     done
     if ((${#processes[@]})); then
         deadline=10 wait_for all_gone "${processes[@]}" >/dev/null || true
-        mapfile -t processes < <(left_over)
+        find_left_over
     fi
     jobs -p >"$BATS_TEST_TMPDIR/jobs"
     for process in "${processes[@]}" $(<"$BATS_TEST_TMPDIR/jobs"); do

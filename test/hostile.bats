@@ -450,9 +450,11 @@ reset() {
     start_server --request-timeout 1
     before=$(descriptors "$pid")
     for ((i = 0; i < 30; i++)); do
-        head -c 50000 /dev/urandom | socat -t "$patience" - "TCP:127.0.0.1:$port" \
-            >"$BATS_TEST_TMPDIR/answer" 2>/dev/null || true
-        [ "$(grep -aoc 'HTTP/1.1 400' "$BATS_TEST_TMPDIR/answer")" -eq 1 ]
+        connect
+        head -c 50000 /dev/urandom >&"$conn"
+        receive_all "$conn"
+        [[ $all == 'HTTP/1.1 400 '* && $all != ?*'HTTP/1.1 '* ]]
+        disconnect "$conn"
     done
     unharmed
 }

@@ -310,7 +310,7 @@ has_connections() {
         holds "$first" "$slow"
     done
     # Those between wait for the first: what it has yet to hand over goes through them.
-    (($(processes_with exe | wc -l) == 5))
+    (($(programs | wc -l) == 5))
     send "$slow" 'x\r\n\r\n'
     answered "$slow"
     wait_for holds "$pid" "$slow"
@@ -364,7 +364,7 @@ has_connections() {
     third=$(serving_pid)
     ask_many "${conns[@]}"
     wait_for only_one_left
-    [[ $(processes_with exe) == "$third" ]]
+    [[ $(programs) == "$third" ]]
     wait_for says "$BATS_TEST_TMPDIR/pid" "^$third$"
     ask_many "${conns[@]}"
     (($(count_log 'listening on') == 3))
@@ -381,7 +381,7 @@ has_connections() {
     ask "$conn"
     wait_log "\[$old]: (handed over|restart failed)"
     wait_for only_one_left
-    [[ $(processes_with exe) == "$pid" ]]
+    [[ $(programs) == "$pid" ]]
     ask "$conn"
 }
 
@@ -396,7 +396,7 @@ has_connections() {
     wait_for succeeded "$second"
     pid=$(serving_pid)
     wait_gone "$second"
-    [[ $(processes_with exe) == "$pid" ]]
+    [[ $(programs) == "$pid" ]]
     ask "$conn"
     restart_server
     ask "$conn"

@@ -218,9 +218,8 @@ EOT
 
 # Whether one process has the listener open, and nothing else runs.
 one_listens() {
-    local listening
-    listening=$(ss -Htlnp "sport = :$port" | grep -o 'pid=[0-9]*' | sort -u)
-    [[ -n $listening && $(left_over) == "${listening#pid=}" ]]
+    local holder
+    holder=$(holder_of_port) && none_left_but "$holder"
 }
 
 @test "that the channel closes a moment before a crash is seen costs the old process's clients nothing" {
@@ -283,7 +282,7 @@ rolled_back_more_than() {
         rolled_back 'was ended by signal 9 \(Killed\)'
     done
     wait_for has_descriptors "$old" "$before"
-    [[ $(left_over) == "$old" ]]
+    none_left_but "$old"
 }
 
 @test "under load, a crash costs the connections that the successor had, and nothing else" {
@@ -388,7 +387,7 @@ looked_more_than() {
         before=$old
         restart_server
         wait_gone "$before"
-        [[ $(processes_with exe | sort) == "$(printf '%s\n' "$old" "$pid" | sort)" ]]
+        [[ $(programs | sort) == "$(printf '%s\n' "$old" "$pid" | sort)" ]]
     done
     kill -KILL "$pid"
     rolled_back 'was ended by signal 9 \(Killed\)'
@@ -410,7 +409,7 @@ looked_more_than() {
 }
 
 two_are_left() {
-    [[ $(processes_with exe | sort) == "$(printf '%s\n' "$old" "$pid" | sort)" ]]
+    [[ $(programs | sort) == "$(printf '%s\n' "$old" "$pid" | sort)" ]]
 }
 
 @test "the old process ends when its time is up, and a crash after that is not rolled back" {

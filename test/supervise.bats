@@ -34,7 +34,7 @@ hand_over() {
 
 # only PID...: whether these are the servers and the first process, and none waits to be reaped.
 only() {
-    [[ $(processes_with exe | sort) == "$(printf '%s\n' "$@" | sort)" &&
+    [[ $(programs | sort) == "$(printf '%s\n' "$@" | sort)" &&
         $(children "$supervisor") == "$pid" ]]
 }
 
@@ -42,7 +42,7 @@ only() {
 supervisor_ended() {
     ended "$supervisor"
     ((status == $1))
-    [[ -z $(processes_with exe) ]]
+    [[ -z $(programs) ]]
 }
 
 # holds_half: a client's request of which a part has arrived. Sets half.
@@ -369,7 +369,7 @@ hand_over_unseen() {
 }
 
 standing_by() {
-    [[ $(processes_with exe | sort) == "$(printf '%s\n' "$supervisor" "$old" "$pid" | sort)" &&
+    [[ $(programs | sort) == "$(printf '%s\n' "$supervisor" "$old" "$pid" | sort)" &&
         $(children "$supervisor") == "$old" && $(children "$old") == "$pid" ]]
 }
 
