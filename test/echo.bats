@@ -27,11 +27,7 @@ replace() {
 
 # Waits until the server that was started last is the only one.
 one_is_left() {
-    wait_for only "$pid"
-}
-
-only() {
-    [[ $(programs) == "$1" ]]
+    wait_for programs_are "$pid"
 }
 
 # fail WHY: asks for a restart that fails, and waits until the server says so.

@@ -608,6 +608,16 @@ programs() {
     exec find [0-9]*/exe -maxdepth 0 -lname "${BATS_TEST_TMPDIR:?}/*" -printf '%h\n' 2>/dev/null
 }
 
+# programs_are PID...: whether these processes run them, and no others.
+programs_are() {
+    local process running
+    mapfile -t running < <(programs)
+    ((${#running[@]} == $#)) || return 1
+    for process; do
+        [[ " ${running[*]} " == *" $process "* ]] || return 1
+    done
+}
+
 # Sets processes to those whose working folder is the test's, or one in it.
 find_left_over() {
     local process folder
@@ -632,7 +642,7 @@ none_left_but() {
 only_one_left() {
     local serving
     find_serving
-    [[ $(programs) == "$serving" ]]
+    programs_are "$serving"
 }
 
 # all_gone PID...

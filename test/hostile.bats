@@ -451,7 +451,7 @@ reset() {
     before=$(descriptors "$pid")
     for ((i = 0; i < 30; i++)); do
         connect
-        head -c 50000 /dev/urandom >&"$conn"
+        dd if=/dev/urandom bs=50000 count=1 iflag=fullblock status=none >&"$conn"
         receive_all "$conn"
         [[ $all == 'HTTP/1.1 400 '* && $all != ?*'HTTP/1.1 '* ]]
         disconnect "$conn"

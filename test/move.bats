@@ -364,7 +364,7 @@ has_connections() {
     third=$(serving_pid)
     ask_many "${conns[@]}"
     wait_for only_one_left
-    [[ $(programs) == "$third" ]]
+    programs_are "$third"
     wait_for says "$BATS_TEST_TMPDIR/pid" "^$third$"
     ask_many "${conns[@]}"
     (($(count_log 'listening on') == 3))
@@ -381,7 +381,7 @@ has_connections() {
     ask "$conn"
     wait_log "\[$old]: (handed over|restart failed)"
     wait_for only_one_left
-    [[ $(programs) == "$pid" ]]
+    programs_are "$pid"
     ask "$conn"
 }
 
@@ -396,7 +396,7 @@ has_connections() {
     wait_for succeeded "$second"
     pid=$(serving_pid)
     wait_gone "$second"
-    [[ $(programs) == "$pid" ]]
+    programs_are "$pid"
     ask "$conn"
     restart_server
     ask "$conn"

@@ -387,7 +387,7 @@ looked_more_than() {
         before=$old
         restart_server
         wait_gone "$before"
-        [[ $(programs | sort) == "$(printf '%s\n' "$old" "$pid" | sort)" ]]
+        programs_are "$old" "$pid"
     done
     kill -KILL "$pid"
     rolled_back 'was ended by signal 9 \(Killed\)'
@@ -401,15 +401,11 @@ looked_more_than() {
     for ((i = 0; i < 10; i++)); do
         restart_server
     done
-    wait_for two_are_left
+    wait_for programs_are "$old" "$pid"
     ask "$conn"
     wait_for names "$pid"
     kill -KILL "$pid"
     rolled_back 'was ended by signal 9 \(Killed\)'
-}
-
-two_are_left() {
-    [[ $(programs | sort) == "$(printf '%s\n' "$old" "$pid" | sort)" ]]
 }
 
 @test "the old process ends when its time is up, and a crash after that is not rolled back" {

@@ -34,15 +34,14 @@ hand_over() {
 
 # only PID...: whether these are the servers and the first process, and none waits to be reaped.
 only() {
-    [[ $(programs | sort) == "$(printf '%s\n' "$@" | sort)" &&
-        $(children "$supervisor") == "$pid" ]]
+    programs_are "$@" && [[ $(children "$supervisor") == "$pid" ]]
 }
 
 # supervisor_ended STATUS: waits for the first process's end, with this status; nothing is left.
 supervisor_ended() {
     ended "$supervisor"
     ((status == $1))
-    [[ -z $(programs) ]]
+    programs_are
 }
 
 # holds_half: a client's request of which a part has arrived. Sets half.
@@ -369,8 +368,8 @@ hand_over_unseen() {
 }
 
 standing_by() {
-    [[ $(programs | sort) == "$(printf '%s\n' "$supervisor" "$old" "$pid" | sort)" &&
-        $(children "$supervisor") == "$old" && $(children "$old") == "$pid" ]]
+    programs_are "$supervisor" "$old" "$pid" &&
+        [[ $(children "$supervisor") == "$old" && $(children "$old") == "$pid" ]]
 }
 
 # ---- process 1 ----
