@@ -178,7 +178,8 @@ refused() {
 }
 
 @test "it listens on the address given, and on no other" {
-    start_command "./$NAME" --listen=127.0.0.2:0
+    # One that no other test's server has at 127.0.0.1.
+    start_command "./$NAME" --listen="127.0.0.2:$(free_port)"
     wait_listening
     logged "\[$pid]: listening on 127\.0\.0\.2:$port,"
     [[ $(curl -q -sS --noproxy '*' "http://127.0.0.2:$port/") == 'Hello, World!' ]]
@@ -194,7 +195,7 @@ refused() {
 }
 
 @test "it listens on an IPv6 address in brackets" {
-    start_command "./$NAME" -l '[::1]:0'
+    start_command "./$NAME" -l "[::1]:$(free_port)"
     wait_listening
     logged "\[$pid]: listening on \[::1]:$port,"
     [[ $(curl -q -sS --noproxy '*' -g "http://[::1]:$port/") == 'Hello, World!' ]]
@@ -207,7 +208,9 @@ refused() {
 }
 
 @test "a port is free again at once after the end, whatever connections there were" {
-    start_server
+    port=$(free_port)
+    start_command "./$NAME" -l "127.0.0.1:$port"
+    wait_listening
     connect
     ask "$conn"
     kill -TERM "$pid"
@@ -231,9 +234,7 @@ refused() {
 
 @test "an inherited listener that blocks is made not to" {
     command -v systemd-socket-activate >/dev/null || skip 'needs systemd-socket-activate'
-    start_server
-    kill -TERM "$pid"
-    ended "$pid"
+    port=$(free_port)
     # It starts the server at the first connection, with the descriptor as an argument only.
     start_command systemd-socket-activate -l "127.0.0.1:$port" \
         env -u LISTEN_FDS -u LISTEN_PID "./$NAME" 3

@@ -52,10 +52,10 @@ hammer() {
 
 @test "an idle connection that an echo server closes is counted, and so is a server that is gone" {
     start_socat PIPE -T 1
-    hammer --echo -k 0 -p 0 -c 0 -s 0 --think 3000 -d 4
+    hammer --echo -k 0 -p 0 -c 0 -s 0 --think 3000 -d 4.5
     ((status == 1))
     [[ $output == *' answered='[1-9]*' failed=0 refused=0 closed='[1-9]* ]]
-    end_all
+    port=$(free_port)
     hammer --echo
     ((status == 1))
     [[ $output == *' answered=0 failed=0 refused='[1-9]* ]]
