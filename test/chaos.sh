@@ -102,6 +102,13 @@ state_of() {
     [[ -z $stat ]] || read -r state parent _ <<<"${stat##*) }"
 }
 
+# settled PID: whether it waits for something to happen: it has opened what it opens at the start.
+settled() {
+    local state parent
+    state_of "$1"
+    [[ $state == S ]]
+}
+
 act() {
     tick
     printf '%d.%03d %s\n' $(((now - started) / 1000)) $(((now - started) % 1000)) "$*" \
@@ -390,7 +397,7 @@ start_server() {
     [[ ${options[*]} != *--supervise* ]] || supervisor=$!
     disown # how it ends is not for bash to say
     wait_for 10 finds_listener
-    pause 100
+    wait_for 10 settled "${processes[0]}"
     descriptors=$(descriptors_of "${processes[0]}")
 }
 

@@ -283,8 +283,8 @@ succeed_with() {
     serves
     mend_successor
     restart_in_the_end
+    wait_for holds "$pid" "$conn"
     ask "$conn"
-    holds "$pid" "$conn"
 }
 
 @test "a successor that closes the channel once it owns the listener loses no request in flight" {

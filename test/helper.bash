@@ -117,10 +117,18 @@ start_command() {
     pid=$!
 }
 
-# Waits until process $pid listens. Sets port.
+# Waits until process $pid listens, and has opened what it opens after that. Sets port.
 wait_listening() {
     wait_log "\[$pid]: listening on [^ ]*:([0-9]+)"
     port=${BASH_REMATCH[1]}
+    wait_for settled "$pid"
+}
+
+# settled PID: whether the process waits for something to happen, or has ended.
+settled() {
+    local stat
+    { read -r stat <"/proc/$1/stat"; } 2>/dev/null || return 0
+    [[ ${stat##*) } == [SZ]* ]]
 }
 
 # A port that no process uses, no other test gets, and the kernel gives to none by itself.

@@ -403,7 +403,7 @@ has_connections() {
 }
 
 @test "SIGTERM to a process whose predecessor still hands over to it: all is answered, then both end" {
-    start_server
+    start_server -p pid_file
     connect
     send "$conn" "$HALF"
     wait_for taken "$conn"
@@ -590,7 +590,7 @@ holds_no_more() {
     ask "$conn"
 }
 
-@test "a successor that floods the channel with garbage neither blocks nor spins the old process" {
+@test "a successor that floods the channel with garbage keeps no client waiting" {
     start_server --ready-timeout 3
     connect
     ask "$conn"
@@ -611,7 +611,7 @@ holds_no_more() {
     connect
     ask "$conn"
     before=$(descriptors "$pid")
-    successor_script 'c=${RESTART_CHANNEL#*:}; eval "exec $c>&-"; touch closed; exec sleep 600'
+    successor_script 'c=${RESTART_CHANNEL#*:}; eval "exec $c>&-"; : >closed; exec sleep 600'
     kill -USR1 "$pid"
     wait_for test -e "$BATS_TEST_TMPDIR/closed"
     does_not_spin "$pid"

@@ -128,7 +128,7 @@ restart_times() {
 
 # counted COLUMN [SERVER]: HAProxy's count for a server, or for the frontend (FRONTEND).
 counted() {
-    socat - "UNIX-CONNECT:$BATS_TEST_TMPDIR/stats" <<<'show stat' |
+    socat -t "$patience" - "UNIX-CONNECT:$BATS_TEST_TMPDIR/stats" <<<'show stat' |
         awk -F, -v column="$1" -v server="${2:-a}" '
             NR == 1 { for (i = 1; i <= NF; i++) if ($i == column) c = i }
             $2 == server { print $c + 0 == $c ? $c + 0 : $c }'

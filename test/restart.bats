@@ -282,7 +282,7 @@ ended_child() {
 }
 
 @test "SIGUSR1 is logged and otherwise ignored while the process is draining" {
-    start_server
+    start_server -p pid_file
     connect
     send "$conn" "$HALF"
     wait_for taken "$conn"
@@ -774,14 +774,15 @@ signals() {
 
 @test "each line of the log is one write" {
     command -v strace >/dev/null || skip 'needs strace'
-    start_command strace -D -f -qq -o "$BATS_TEST_TMPDIR/trace" -e trace=write,writev \
-        -e write=2 "./$NAME" -l 127.0.0.1:0
+    start_command strace -D -ff -qq -o "$BATS_TEST_TMPDIR/trace" -e trace=write,writev \
+        -e write=2 "./$NAME" -l 127.0.0.1:0 "${PATIENT[@]}"
     wait_listening
     restart_server
     wait_gone "$old"
     kill -TERM "$pid"
     wait_gone "$pid"
-    [[ $(grep -Ec 'write\(2, "rust_graceful_restart.*= ' "$BATS_TEST_TMPDIR/trace") == "$(count_log "^$NAME")" ]]
+    [[ $(cat "$BATS_TEST_TMPDIR"/trace.* | grep -Ec 'write\(2, "rust_graceful_restart.*= ') == \
+        "$(count_log "^$NAME")" ]]
 }
 
 @test "it serves and restarts with all standard streams closed, and no client gets log lines" {
@@ -842,7 +843,7 @@ deaf_to_its_log() {
 }
 
 @test "it restarts where it listens on IPv6, too" {
-    start_command "./$NAME" -l '[::1]:0'
+    start_command "./$NAME" -l "[::1]:$(free_port)"
     wait_listening
     logged "\[$pid]: listening on \[::1]:$port"
     restart_server

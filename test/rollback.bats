@@ -275,6 +275,7 @@ rolled_back_more_than() {
     start_and_restart
     kill -KILL "$pid"
     rolled_back 'was ended by signal 9 \(Killed\)'
+    wait_for settled "$old"
     before=$(descriptors "$old")
     for ((i = 0; i < 10; i++)); do
         restart_server

@@ -151,7 +151,7 @@ fails_with() {
 
 @test "after each restart that fails the service manager learns why, and that the server is ready" {
     manage "$BATS_TEST_TMPDIR/notify"
-    start_server
+    start_server -p pid_file
     wait_note READY=1
     rm "$BATS_TEST_TMPDIR/${NAME}1"
     fails_with '.*No such file or directory'
@@ -329,7 +329,7 @@ environment() {
 @test "a socket from the service manager that is no stream is refused with status 2" {
     needs systemd-socket-activate
     start_command systemd-socket-activate --seqpacket -l "$BATS_TEST_TMPDIR/socket" "./$NAME"
-    wait_for test -S "$BATS_TEST_TMPDIR/socket"
+    wait_log '^Listening on '
     socat -u /dev/null "UNIX-CONNECT:$BATS_TEST_TMPDIR/socket,type=5"
     ended "$pid"
     ((status == 2))
@@ -541,13 +541,19 @@ holders() {
     find /proc/[0-9]*/fd -lname "socket:\[$inode]" 2>/dev/null | cut -d / -f 3 | sort -u
 }
 
+# held_by PID: whether it alone does: the old process closes the socket when it has handed over,
+# which may be after its successor has written the pid file.
+held_by() {
+    [[ $(holders) == "$1" ]]
+}
+
 @test "the pid file names the process that owns the listener, restart after restart" {
     start_named
     [[ $(stat -c %a "$pid_file") == 644 ]]
     for _ in 1 2 3; do
         restart_server
         wait_for named_in_file "$pid"
-        [[ $(holders) == "$pid" ]]
+        wait_for held_by "$pid"
         wait_gone "$old"
         named_in_file "$pid"
     done
@@ -562,7 +568,7 @@ holders() {
     [[ $(holders | wc -l) == 2 ]]
     kill -CONT "$pid"
     wait_for named_in_file "$successor"
-    [[ $(holders) == "$successor" ]]
+    wait_for held_by "$successor"
 }
 
 @test "a restart that fails leaves the pid file alone" {
@@ -680,7 +686,8 @@ watch_pid_file() {
     [[ ! -e $pid_file ]]
     start_named
     connect
-    ask "$conn"
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
     kill -TERM "$pid"
     wait_log "\[$pid]: SIGTERM received"
     kill -TERM "$pid"

@@ -77,6 +77,7 @@ send_rest() {
     connect
     send "$conn" "$WHOLE"
     answered "$conn"
+    wait_for settled "$supervisor"
     [[ -z $(find "/proc/$supervisor/fd" -lname 'socket:*') ]]
 }
 
@@ -105,6 +106,7 @@ send_rest() {
 
 @test "100 restarts through the first process leave no zombie and no descriptor behind" {
     start_supervised
+    wait_for settled "$supervisor"
     before=$(descriptors "$supervisor")
     for ((i = 0; i < 100; i++)); do
         hand_over
