@@ -17,7 +17,7 @@ answers() {
 # port that it listens on.
 start_haproxy() {
     local interval=500ms
-    # The connection for a check may take that time at most, and a server alone has no other beside it.
+    # A check has that long to connect, and a server that is alone must not be taken for down.
     [[ -n ${2-} ]] || interval=5s
     front=$(free_port)
     sed -E -e "s/timeout (connect|check) .*/timeout \1 ${patience}s/" \
