@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
 # The version that was last given, so that `make VERSION=2.1.0 && make install` installs it.
 GIVEN   := $(shell cat .version 2>/dev/null)
-VERSION ?= $(or $(GIVEN),2.0.0)
+VERSION ?= $(or $(GIVEN),3.0.0)
 CC      ?= cc
 CFLAGS  ?= -O2 -g
 LDFLAGS ?=

@@ -120,9 +120,10 @@ struct options {
     struct restart_options restart;
     struct sockaddr_storage listen;
     socklen_t listen_size;
-    const char *listen_text;
+    const char *listen_text[RESTART_LISTENERS];
+    int listen_count;
     int idle_timeout, request_timeout; /* seconds */
-    int fd;                            /* inherited listener, or -1 */
+    const char *fd;                    /* inherited listeners; NULL: none */
     bool reuse_port, supervise;
 };
 
@@ -147,45 +148,6 @@ struct server {
 
 /* ---- start-up and options ---- */
 
-/* Whether standard error is the stream that the journal reads, systemd.exec(5). */
-static bool is_journal(void)
-{
-    unsigned long device, inode;
-    struct stat stream;
-    const char *journal = getenv("JOURNAL_STREAM");
-    return journal && sscanf(journal, "%lu:%lu", &device, &inode) == 2 &&
-           fstat(STDERR_FILENO, &stream) == 0 && stream.st_dev == device && stream.st_ino == inode;
-}
-
-/* One line in one write. It is dropped where it would block (a full pipe), and SIGPIPE is ignored
- * (a broken one). The journal adds name and pid itself, and takes the priority, sd-daemon(3). */
-static void log_line(int priority, const char *text)
-{
-    char line[LINE_SIZE];
-    int length;
-    if (is_journal())
-        length = snprintf(line, sizeof line, "<%d>%s\n", priority, text);
-    else
-        length = snprintf(line, sizeof line, "%.*s[%ld]: %s\n", NAME_MAX,
-                          program_invocation_short_name, (long)getpid(), text);
-    if (length >= (int)sizeof line) {
-        length = sizeof line - 1;
-        line[length - 1] = '\n';
-    }
-    /* A terminal that is stopped says that there is room (poll(2)): its own description does not
-     * block. */
-    int own = isatty(STDERR_FILENO)
-                  ? open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
-                  : -1;
-    struct pollfd room = {.fd = STDERR_FILENO, .events = POLLOUT};
-    if (own >= 0 || (poll(&room, 1, 0) == 1 && room.revents & POLLOUT)) {
-        ssize_t written = write(own >= 0 ? own : STDERR_FILENO, line, (size_t)length);
-        (void)written;
-    }
-    if (own >= 0)
-        close(own);
-}
-
 /* Says what cannot be done. Returns the exit status for bad arguments. */
 __attribute__((format(printf, 1, 2))) static int complain(const char *format, ...)
 {
@@ -194,7 +156,7 @@ __attribute__((format(printf, 1, 2))) static int complain(const char *format, ..
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    log_line(LOG_ERR, text);
+    restart_log(LOG_ERR, text);
     return EXIT_USAGE;
 }
 
@@ -283,7 +245,6 @@ static int take_address(struct options *o, const char *text)
     const char *start = text + bracketed, *end = colon ? colon - bracketed : start;
     int port = 0;
     memset(&o->listen, 0, sizeof o->listen);
-    o->listen_text = text;
     if (colon && end >= start && end - start < (long)sizeof host && (!bracketed || *end == ']')) {
         memcpy(host, start, (size_t)(end - start));
         host[end - start] = '\0';
@@ -357,6 +318,10 @@ static int take_option(struct options *o, int option, char **argv)
 {
     switch (option) {
     case 'l':
+        if (o->listen_count == RESTART_LISTENERS)
+            return complain("cannot listen on '%s': %d addresses are the most", optarg,
+                            RESTART_LISTENERS);
+        o->listen_text[o->listen_count++] = optarg;
         return take_address(o, optarg);
     case 'p':
         o->restart.pid_file = optarg;
@@ -390,7 +355,7 @@ static int take_option(struct options *o, int option, char **argv)
 /* Takes FD off ARGV. Returns an exit status, or GO_ON. */
 static int take_options(struct options *o, int argc, char **argv)
 {
-    int option, status = take_address(o, "127.0.0.1:8080");
+    int option, status = GO_ON;
     opterr = 0;
     /* The + stops at FD: nothing after it is an option. */
     while (status == GO_ON &&
@@ -399,36 +364,44 @@ static int take_options(struct options *o, int argc, char **argv)
     if (status == GO_ON && argc - optind > 1)
         return complain("cannot take '%s': nothing may follow FD", argv[optind + 1]);
     if (status == GO_ON && optind < argc)
-        status = take_number("FD", argv[optind], 0, INT_MAX, &o->fd);
+        o->fd = argv[optind];
+    if (o->listen_count == 0)
+        o->listen_text[o->listen_count++] = "127.0.0.1:8080";
     argv[optind] = NULL;
     o->restart.argv = argv;
     return status;
 }
 
-/* Returns the new listener, or -1 and says why. */
-static int open_listener(const struct options *o)
+/* Returns a new listener, or -1 and logs why. */
+static int open_listener(struct options *o, const char *text)
 {
     const int on = 1;
+    take_address(o, text);
     int fd = socket(o->listen.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
         (!o->reuse_port || setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on) == 0) &&
         bind(fd, (const struct sockaddr *)&o->listen, o->listen_size) == 0 &&
         listen(fd, SOMAXCONN) == 0)
         return fd;
-    complain("cannot listen on %s: %s", o->listen_text, strerror(errno));
+    complain("cannot listen on %s: %s", text, strerror(errno));
     return -1;
 }
 
-/* Says why the listener that was inherited cannot be served. */
-static int refuse_listener(int fd, int error)
+/* Opens the listeners, unless they are inherited. Returns an exit status, or GO_ON. */
+static int find_listeners(struct restart *r, struct options *o)
 {
-    const char *why = error == ENOTSOCK  ? "it is not a socket"
-                      : error == EINVAL  ? "it does not listen"
-                      : error == ENOTSUP ? "it is not a stream socket"
-                                         : strerror(error);
-    if (error == E2BIG)
-        return complain("cannot serve several sockets of the service manager: one is all");
-    return complain("cannot listen on inherited fd %d: %s", fd, why);
+    const bool by_number = o->fd || r->predecessor >= 0;
+    if (o->fd && restart_listeners(r, o->fd) < 0)
+        return EXIT_USAGE;
+    if (by_number && r->listener_count != o->listen_count)
+        return complain("cannot listen on %d inherited sockets: --listen names %d addresses",
+                        r->listener_count, o->listen_count);
+    for (int i = 0; r->listener_count < o->listen_count && r->inherited == 0; i++) {
+        const int fd = open_listener(o, o->listen_text[i]);
+        if (fd < 0 || restart_listener(r, fd) < 0)
+            return EXIT_FAILURE;
+    }
+    return GO_ON;
 }
 
 /* A connection inherits these from its listener, tcp(7), socket(7). One send is one segment: there
@@ -862,8 +835,6 @@ static void give_idle(struct server *s, bool at_the_end)
     struct connection *c;
     while ((c = longest(&s->waiting[WAIT_IDLE]))) {
         if (restart_give(&s->restart, c->fd) == 0) {
-            if (c->watched)
-                epoll_ctl(s->epoll, EPOLL_CTL_DEL, c->fd, NULL);
             free_connection(c);
         } else if (at_the_end && errno == EPIPE) {
             end_connection(s, c);
@@ -901,7 +872,7 @@ static enum restart_phase step(struct server *s)
 static int run(struct server *s)
 {
     struct epoll_event events[EVENTS_MAX];
-    enum restart_phase phase = RESTART_SERVING;
+    enum restart_phase phase = RESTART_INHERITING;
     while (phase < RESTART_DONE) {
         bool step_is_due = false;
         int count = epoll_wait(s->epoll, events, EVENTS_MAX, next_timeout(s));
@@ -924,7 +895,7 @@ static int run(struct server *s)
 }
 
 /* Returns false, and logs why, on failure. */
-static bool serve(struct server *s, int listener)
+static bool serve(struct server *s)
 {
     struct restart_options options = s->options->restart;
     const int64_t ms[WAITS] = {s->options->idle_timeout * INT64_C(1000),
@@ -944,19 +915,19 @@ static bool serve(struct server *s, int listener)
     options.epoll = s->epoll;
     options.accept_data = s;
     options.step_data = &s->restart;
-    return restart_serve(&s->restart, listener, &options) >= 0;
+    return restart_serve(&s->restart, &options) >= 0;
 }
 
 int main(int argc, char **argv)
 {
     struct options options = {
-        .restart = {.version = VERSION, .ready_timeout = 10, .drain_timeout = 30, .log = log_line},
+        .restart = {.version = VERSION, .ready_timeout = 10, .drain_timeout = 30},
         .idle_timeout = 60,
-        .request_timeout = 10,
-        .fd = -1};
+        .request_timeout = 10};
     static struct server s;
     s.options = &options;
-    int listener = restart_inherit(&s.restart, &argc, argv), error = errno;
+    if (restart_inherit(&s.restart, &argc, argv) < 0)
+        return EXIT_USAGE;
     int status = take_options(&options, argc, argv);
     if (status == GO_ON && (options.supervise || getpid() == 1)) {
         status = restart_supervise(&s.restart);
@@ -965,18 +936,11 @@ int main(int argc, char **argv)
             return EXIT_FAILURE;
         }
     }
+    if (status == GO_ON)
+        status = find_listeners(&s.restart, &options);
     if (status != GO_ON)
         return status;
-    if (options.fd >= 0) {
-        listener = restart_listener(&s.restart, options.fd);
-        error = errno;
-    }
-    if (listener < 0 && (error || options.fd >= 0))
-        return refuse_listener(s.restart.inherited, error);
-    if (listener < 0)
-        listener = open_listener(&options);
-    if (listener < 0)
-        return EXIT_FAILURE;
-    set_connection_options(listener);
-    return serve(&s, listener) ? run(&s) : EXIT_FAILURE;
+    for (int i = 0; i < s.restart.listener_count; i++)
+        set_connection_options(s.restart.listeners[i]);
+    return serve(&s) ? run(&s) : EXIT_FAILURE;
 }

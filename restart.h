@@ -1,223 +1,268 @@
 /* SPDX-License-Identifier: 0BSD */
 /*
- * restart.h - one process succeeds another on one listening socket, and no client notices.
+ * restart.h - one process succeeds another on its listening sockets, and no client notices.
  *
  * For any server on Linux 5.3 or newer, around any event loop. On SIGUSR1 the server starts its
- * successor: the program whose name is its own with a 1 appended, or without it. The module owns
- * the succession: it finds the inherited listener, starts the successor and watches it, hands
- * connections over, keeps the deadlines, writes the pid file, notifies the service manager
- * (sd_notify(3)), and tells the log. The server around it
+ * successor: the program whose name is its own with a 1 appended, or with that 1 removed. The
+ * module finds inherited listeners, starts and watches the successor, hands connections over, keeps
+ * the deadlines, writes the pid file, notifies the service manager (sd_notify(3)) and logs. The
+ * server around it
  *
- *   1. calls restart_inherit() first in main, and restart_serve() once it can answer;
- *   2. polls the one descriptor that restart_serve() returns for reading, in place of its listener;
- *   3. in each turn of its loop (a library that owns the loop can run one turn at a time), after
- *      its own events, calls restart_accept(), in place of accept4(2), until it returns -1; then
- *      restart_step(); then, from RESTART_HANDING_OVER on, restart_leave() for each connection, and
- *      forgets it where that is true (a library that closes descriptors itself: give a dup(2) of
- *      it, and close that where it is false);
- *   4. asks restart_persists() before it promises a client that its connection stays open, closes
- *      connections with restart_close(), or tells restart_closed();
- *   5. exits with restart.status when the phase is RESTART_DONE, or more.
+ *   1. calls restart_inherit() first in main, then restart_listener() for each listener that it
+ *      opens itself, and restart_serve() when it can answer requests;
+ *   2. polls the one descriptor that restart_serve() returns for reading, instead of its listeners;
+ *   3. in each turn of its loop, after its own events, calls restart_accept(), instead of
+ *      accept4(2), until it returns -1; then restart_step(); then, from RESTART_HANDING_OVER on,
+ *      restart_leave() for each connection, and forgets each for which it returns true. In a
+ *      library's loop, a hook that runs before the loop waits does this: ev_prepare, uv_prepare,
+ *      evwatch_prepare_new, or a loop around a call that runs one turn;
+ *   4. asks restart_persists() before it tells a client that its connection stays open, and closes
+ *      connections with restart_close(), or reports each with restart_closed();
+ *   5. exits with restart.status when the phase is RESTART_DONE or later.
  *
- * The server has to know which of its connections are idle: those with no byte of a request read
- * and no byte of a response unsent. Such a connection is its descriptor and nothing else. A server
- * that can have fewer connections than descriptors lowers RLIMIT_NOFILE before it serves, and one
- * that goes into the background does so only where it has not inherited a listener.
+ * The server must know which of its connections are idle: those of which it has read no byte of a
+ * request and has no byte of a response to send. Such a connection is a descriptor and nothing
+ * else. A server that can hold fewer connections than descriptors lowers RLIMIT_NOFILE first.
  *
- *        restart_serve()
+ * Until a successor has claimed the listeners it holds no connection. It may fail, hang or be
+ * killed at any moment before that, and no client notices.
+ *
+ *         restart_serve()
  *              |
- *              +--- started by a predecessor ---> INHERITING
- *              |                                      | it hands the listener over, or ends
- *              +--------------> SERVING <-------------+
- *                               |     ^
- *                       SIGUSR1 v     | the successor fails: what it has not received comes back
- *                             STARTING ------------------------+
- *        it takes no     /      | it is ready                  |
- *        connections    /       v                              |
- *                      /   HANDING_OVER -----------------------+ before the listener is closed
- *                     /         | all is handed over           |
- *                    v          v                              |
- *   SIGTERM --> DRAINING   STANDING_BY ------------------------+ within the rollback timeout
- *                    |          |
- *     drain timeout  v          | the time is up, or the successor drains
- *                   CUT -----> DONE        a second SIGTERM, in any phase: ABORTED
- *
- * Besides, SIGTERM takes INHERITING, and HANDING_OVER before the successor owns the listener, to
- * DRAINING. HANDING_OVER goes to DRAINING where the successor is lost later, back to STARTING where
- * it closes the channel before it owns the listener, to CUT at the drain timeout, and to DONE where
- * there is no rollback timeout. Where there is one, DRAINING and CUT end in STANDING_BY, and lead
- * back to SERVING as HANDING_OVER does.
+ *              v      SIGTERM, or the pid file cannot be written
+ *         INHERITING ---------------------------------------------> DONE
+ *              | the first restart_step claims the listeners
+ *              v
+ *           SERVING <--------------------+-------------------------+
+ *            |    | SIGUSR1              | the successor fails      |
+ *            |    v                      | before it has claimed    |
+ *            |  STARTING ----------------+ the listeners            |
+ *    SIGTERM |    |      |                                         |
+ *            |    |      | it has claimed them                     |
+ *            |    |      v                                         |
+ *            |    |    HANDING_OVER -------------------------------+
+ *            |    |      |         |         it crashes within the rollback timeout
+ *            v    v      |         |
+ *          DRAINING <----+         | no connection is left, the rollback timeout is over
+ *            |      it takes no    v and the service manager knows
+ *            |      connections   DONE
+ *            v
+ *           DONE      the drain timeout, in HANDING_OVER or DRAINING: CUT, then DONE
+ *                     a second SIGTERM, in any phase: ABORTED
  *
  * Not for processes with threads: it forks, and changes the environment. Functions that return int
- * return -1 with errno set on failure, unless said otherwise. None blocks, except that a
- * notification waits up to a tenth of a second for a service manager that does not read.
+ * return -1 with errno set on failure, unless their comment says otherwise. None of them blocks.
  */
 #ifndef RESTART_H
 #define RESTART_H
 
+#include <limits.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 enum restart_phase {
-    RESTART_INHERITING,   /* serve; the predecessor still owns the listener */
-    RESTART_SERVING,      /* serve; this process owns the listener */
-    RESTART_STARTING,     /* serve; a successor has been started */
-    RESTART_HANDING_OVER, /* give what is idle, now and as it becomes idle */
-    RESTART_STANDING_BY,  /* no connection is left; serves again if the successor crashes */
-    RESTART_DRAINING,     /* each answer is a connection's last; close what is idle, in a moment */
-    RESTART_CUT,          /* the drain deadline: hand over what is idle, close the rest */
+    RESTART_INHERITING,   /* not serving yet: the first restart_step claims the listeners */
+    RESTART_SERVING,      /* this process owns the listeners and accepts connections */
+    RESTART_STARTING,     /* the same; a successor has been started */
+    RESTART_HANDING_OVER, /* the successor owns them; idle connections are handed over to it */
+    RESTART_DRAINING,     /* each answer is a connection's last; idle ones are closed after 1 s */
+    RESTART_CUT,          /* the drain timeout is over: the server closes what is in flight */
     RESTART_DONE,         /* nothing is left to wait for: exit */
     RESTART_ABORTED,      /* told to end twice: exit at once */
 };
 
 struct restart_options {
     const char *pid_file; /* NULL: none */
-    const char *version;  /* for the log; NULL: none */
+    const char *version;  /* for the log and the service manager; NULL: none */
     char **argv;          /* of a successor, without FD; NULL: what restart_inherit left */
-    int ready_timeout;    /* seconds for a successor's report; 0: none is waited for */
-    int drain_timeout;    /* seconds, from the start of a hand-over or from SIGTERM */
-    int rollback_timeout; /* seconds, from a successor's report; 0: do not stand by */
-    void (*log)(int priority, const char *line); /* LOG_ERR to LOG_INFO, syslog(3); NULL: silent */
-    /* A server on epoll(7) may lend its own instance, to save a call for each new connection. Then
-     * an event with ACCEPT_DATA asks for one restart_accept, one with STEP_DATA for restart_step
-     * and all that restart_accept returns. 0: the module makes an instance of its own. */
+    int ready_timeout;    /* seconds for a successor to claim the listeners; 0: do not wait */
+    int drain_timeout;    /* seconds, from the hand-over or from SIGTERM */
+    int rollback_timeout; /* seconds, from the hand-over; 0: a crash is not rolled back */
+    void (*log)(int priority, const char *line); /* LOG_ERR to LOG_INFO; NULL: restart_log */
+    /* A server on epoll(7) may lend its own instance, which saves a call for each new connection.
+     * An event with ACCEPT_DATA then asks for one restart_accept, an event with STEP_DATA for
+     * restart_step and for restart_accept until that returns -1. 0: the module creates its own. */
     int epoll;
     void *accept_data, *step_data;
 };
 
 enum {
-    RESTART_BATCH = 253, /* connections in one message: SCM_MAX_FD, unix(7) */
-    RESTART_RESERVE = 6, /* descriptors that a restart needs: two pairs and a pidfd; one more */
-    RESTART_DEADLINES = 11,
+    RESTART_LISTENERS = 16, /* listeners of one server */
+    RESTART_GIVEN = 64,     /* connections handed over between two steps */
+    RESTART_RESERVE = 7,    /* descriptors that a restart needs when connections use up the rest */
+    RESTART_NOTICES = 4096, /* bytes that wait for the service manager to read: four messages */
+    RESTART_DEADLINES = 6,
 };
 
-/* Its members are the module's own; PHASE, STATUS and INHERITED may be read. */
+/* Of the members only PHASE, STATUS, LISTENERS and LISTENER_COUNT are for the caller, to read. */
 struct restart {
     enum restart_phase phase;
-    int status; /* to exit with, once the phase is DONE or ABORTED */
+    int status;                       /* to exit with when the phase is DONE or ABORTED */
+    int listeners[RESTART_LISTENERS]; /* in the order in which they were added */
+    int listener_count;
+    int inherited;    /* how many of them, from the first on, were inherited */
+    unsigned watched; /* bit I: listener I is in the epoll set; then the predecessor's channel */
+    unsigned backlog[RESTART_LISTENERS]; /* connections still to be accepted after SIGTERM */
     struct restart_options options;
     char **argv; /* of a successor, with room for FD at ARGC */
     int argc;
     sigset_t mask;             /* as this process was started */
     struct sigaction on_child; /* likewise */
-    pid_t supervisor;          /* 0: none */
+    char directory[PATH_MAX];  /* likewise; empty: not known */
+    dev_t directory_device;
+    ino_t directory_inode;
+    pid_t pid;        /* of the process that set up the events */
+    pid_t supervisor; /* 0: none */
+    int lifeline;     /* to the supervisor */
+    int life;         /* the supervisor's end closes this, and the kernel kills this process */
     int epoll, timer, signals;
-    int listener;  /* -1: closed */
-    int inherited; /* what restart_inherit or restart_listener found, usable or not */
     int reserve[RESTART_RESERVE];
-    bool watched;      /* the listener, by EPOLL */
-    bool offered;      /* the server has had a chance to give what is idle */
-    bool again;        /* SIGUSR1 came before this process owned the listener */
-    unsigned stops[2]; /* SIGTERM and SIGINT; those from the predecessor */
-    unsigned turns;    /* calls of restart_accept */
-    unsigned backlog;  /* connections in the queue at SIGTERM, not accepted yet */
+    unsigned stops[2];    /* SIGTERM and SIGINT; those that the predecessor or supervisor sent */
+    unsigned turns;       /* calls of restart_accept */
+    bool restart_wanted;  /* SIGUSR1 came; the restart begins as soon as it may */
+    bool announce_is_due; /* the pid file could not be written, or the supervisor not told */
+    bool is_main;         /* the service manager knows this process as the main one */
     int64_t deadlines[RESTART_DEADLINES]; /* milliseconds of the monotonic clock */
     int64_t armed;                        /* what the timer is set to */
-    int open;                             /* connections that the server has, or will accept */
-    int cut;                              /* connections closed at the deadline; -1: logged */
-    unsigned long handed_over;            /* connections */
+    int open;                             /* connections that the server has */
+    unsigned long handed_over, finished;  /* connections, since the hand-over began */
+    int cut;                              /* connections closed after the drain timeout */
+    int given[RESTART_GIVEN];             /* handed over; the next step closes them */
+    int given_count;
 
-    pid_t parent; /* the predecessor */
-    int predecessor;
-    int taken[RESTART_BATCH]; /* connections from it that restart_accept has not returned yet */
-    int taken_count;
-
+    pid_t parent;    /* the predecessor; 0: none */
+    int predecessor; /* the channel to it; -1: closed */
     struct {
-        pid_t pid;          /* 0: none */
-        int process;        /* pidfd */
-        int execution;      /* pipe: errno of a failed execution, or end of file */
-        int channel;        /* -1: closed, or it knows none */
-        int error;          /* of its execution */
-        char report;        /* 0: none yet, 'R': ready, 'T': ready, and takes connections */
-        bool late;          /* it missed a deadline, and was killed */
-        int room;           /* connections that a message may bring it */
-        unsigned sent;      /* messages */
-        unsigned received;  /* of them; the first makes the listener its own */
-        bool has_successor; /* of its own, which carries on if it dies */
-        int full_at;        /* what waited in the channel when it was full; 0: it was not */
-        bool stalls;        /* it does not receive: it is not waited for any more */
+        pid_t pid;        /* 0: none */
+        int process;      /* pidfd */
+        int execution;    /* pipe: the errno of a failed execution, or end of file */
+        int channel;      /* -1: closed, or it knows none */
+        int error;        /* why it could not be started, and the call that failed */
+        const char *call; /* NULL: its execution */
+        char report;      /* 0: none yet, 'R': ready, 'T': ready, takes connections, 'L': killed */
     } successor;
-    int batch[RESTART_BATCH]; /* connections given, that the successor has not received yet */
-    int batch_count;
-    bool batch_is_back; /* it failed: restart_accept returns them */
+    int barrier;                   /* end of file: the service manager has read everything */
+    char notices[RESTART_NOTICES]; /* messages that wait for it to read, each with its NUL */
+    size_t notices_length;
 };
 
 /*
- * Prepares RESTART, and finds out where this process comes from. Call it first in main.
+ * Prepares RESTART and finds out where this process comes from. Call it first in main.
  *
- * Returns the listener if there is one, close-on-exec and non-blocking (which the predecessor sees,
- * too: it belongs to the open file description): that of the predecessor, whose number, the last
- * argument, is taken off ARGC and ARGV; or else the service manager's (sd_listen_fds(3)). -1 with
- * errno 0: there is none, open one. -1 with another errno: exit, there is one, but not usable:
- * EBADF, ENOTSOCK, EINVAL (it does not listen), ENOTSUP (no stream), E2BIG (the manager passed
- * several).
+ * Returns the number of inherited listeners: those of the predecessor, whose numbers (3, or 3,4)
+ * are the last argument and are removed from ARGC and ARGV; otherwise those of the service manager
+ * (sd_listen_fds(3)). 0: none, open your own. -1: an inherited descriptor is not usable, and the
+ * default log says why: exit.
  *
  * Side effects: opens /dev/null for each standard stream that is closed; blocks SIGUSR1, SIGTERM
- * and SIGINT, which are read from a signalfd(2) from restart_serve on; ignores SIGPIPE; SIGCHLD
- * gets its default action; removes RESTART_CHANNEL, RESTART_SUPERVISOR and LISTEN_* from the
- * environment. A successor is started with the signal mask and actions that stood before, but
- * SIGPIPE with its default action.
+ * and SIGINT, which the module reads from a signalfd(2); ignores SIGPIPE and SIGXFSZ; gives SIGCHLD
+ * its default action; removes RESTART_CHANNEL, RESTART_SUPERVISOR and LISTEN_* from the
+ * environment. A successor starts with the signal mask and actions that this process was started
+ * with, except that SIGPIPE and SIGXFSZ have their default action; in the directory that this
+ * process was started in (after chroot(2) only an absolute name finds it); and with no descriptor
+ * above 2 but the listeners and the module's own. Closing others is not necessary.
  */
 int restart_inherit(struct restart *restart, int *argc, char **argv);
 
-/* Takes FD, inherited in another way, as the listener, after the same checks. Returns FD. */
+/*
+ * Adds FD, a listening stream socket that the server opened, as a listener. The module owns FD from
+ * now on, makes it close-on-exec and non-blocking. -1: EBADF, ENOTSOCK, EINVAL (it does not
+ * listen), ENOTSUP (not a stream), ENOSPC (RESTART_LISTENERS are there already).
+ */
 int restart_listener(struct restart *restart, int fd);
 
 /*
- * Supervision, for managers that know one pid: call it between restart_inherit and restart_serve.
- * The caller goes on in a new process, where it returns -1 with errno 0. The first process stays
- * as the child subreaper (prctl(2)): it forwards SIGUSR1, SIGTERM and SIGINT to the process that
- * owns the listener, reaps, and returns the exit status for itself once the last server has ended:
- * that server's, or 128 and the number of the signal that ended it. -1 in a process that is
- * supervised already (errno 0), and on failure (errno as of fork(2)).
+ * Takes the listeners whose numbers are in TEXT ("3" or "3,4") instead of those that were inherited
+ * so far: for a server that was started by a program that knows only the FD argument. Returns their
+ * number, or -1 as restart_inherit does.
+ */
+int restart_listeners(struct restart *restart, const char *text);
+
+/*
+ * Supervision, for managers that know one pid. Call it between restart_inherit and restart_serve.
+ * The caller continues in a new process, in which it returns -1 with errno 0. The first process
+ * stays as the child subreaper (prctl(2)) and closes all descriptors above 2. It forwards SIGUSR1,
+ * SIGTERM and SIGINT to the process that owns the listeners, reaps orphans, and when no server is
+ * left returns the status to exit with: that of the last owner, or 128 and the number of the signal
+ * that ended it. When the first process ends, the kernel kills all servers below it. Returns -1
+ * with errno 0 in a process that is supervised already, and -1 with errno on failure.
  */
 int restart_supervise(struct restart *restart);
 
 /*
- * Begins to serve on LISTENER, which is the module's from now on, with OPTIONS, whose strings and
- * argv stay the caller's and have to last. Writes the pid file, or reports to the predecessor;
- * tells the log and the service manager. Returns the descriptor to poll for reading. -1: the log
- * has been told why, the phase is RESTART_DONE and the status 1.
+ * Begins to serve with OPTIONS; their strings and argv stay the caller's and must remain valid.
+ * Returns the descriptor to poll for reading. The first restart_step claims the listeners: it
+ * writes the pid file, tells the predecessor, and logs. A process that goes into the background
+ * with daemon(3) may do so before that step, if it has no predecessor. -1: the log says why.
  */
-int restart_serve(struct restart *restart, int listener, const struct restart_options *options);
+int restart_serve(struct restart *restart, const struct restart_options *options);
 
 /*
- * Does what is due, and returns the phase. Call it when the descriptor is readable, after the other
- * events of that turn of the loop have been handled: so a deadline closes nothing that is served.
- * The descriptor is readable again whenever restart_leave or restart_give may do more than before.
+ * Does what is due and returns the phase. Call it when the descriptor is readable, after the other
+ * events of the same turn of the loop, so that a deadline closes no connection that has just sent a
+ * request. The descriptor becomes readable whenever restart_accept, restart_leave or restart_give
+ * may do more than before.
  */
 enum restart_phase restart_step(struct restart *restart);
 
 /*
- * Returns a connection, non-blocking and close-on-exec, which is then the caller's: a new one, one
- * that the predecessor handed over, or one that comes back from a successor that failed. -1:
- * EAGAIN, there is none now; EMFILE, there is one, and no descriptor for it: close the connection
- * that has been idle longest and call again, or wait.
+ * Returns a connection, non-blocking and close-on-exec: a new one from any listener, or one that
+ * the predecessor hands over; getsockname(2) and getpeername(2) tell where it comes from. The
+ * caller owns it. -1: EAGAIN, there is none now; EMFILE, one waits and no descriptor is free: close
+ * the connection that has been idle longest and call again, or wait.
  */
 int restart_accept(struct restart *restart);
 
-/* Closes CONNECTION, which restart_accept returned. restart_closed tells that the caller has closed
- * one, and has called shutdown(2) for it: a child that is being executed holds it, too. */
+/* Closes CONNECTION, which restart_accept returned. restart_closed reports that the caller has
+ * closed one itself. A server that reports too few is held open until its drain timeout. */
 void restart_close(struct restart *restart, int connection);
 void restart_closed(struct restart *restart);
 
 /*
- * Does with CONNECTION what the phase asks for: gives it to the successor (restart_give, which
- * see), or closes it; or nothing. Returns whether the caller has to forget it.
+ * Does with CONNECTION what the phase demands: hands it over (see restart_give), closes it, or
+ * nothing. Returns true if the caller must forget it.
  */
 bool restart_leave(struct restart *restart, int connection, bool is_idle);
 
 /*
- * Offers CONNECTION, which is idle, to the successor. On 0 it is the module's: the caller removes
- * it from its epoll set at once (EPOLL_CTL_DEL: closing does not, epoll(7), as the successor holds
- * the same open file description), and forgets it. -1: EAGAIN, not now, offer it again after the
- * next step; EPIPE, no successor takes it.
+ * Hands CONNECTION, which must be idle, over to the successor. On 0 the module owns it: the caller
+ * removes it at once from any epoll set but the one that it lent (EPOLL_CTL_DEL; closing does not,
+ * epoll(7), because the successor holds the same open file description), and forgets it. -1:
+ * EAGAIN, try again after the next step; EPIPE, there is no successor that takes connections.
  */
 int restart_give(struct restart *restart, int connection);
 
-/* Whether a connection may persist after its answer. */
+/*
+ * For a library that owns CONNECTION and closes it itself: as restart_leave, but CONNECTION stays
+ * open. If it returns true, CONNECTION is now a socket at end of file, so that the library closes
+ * it and its shutdown(2) does not reach the client; do not report that with restart_closed. A
+ * library on epoll(7) must remove CONNECTION from its set before, and add it again afterwards.
+ */
+bool restart_leave_to_library(struct restart *restart, int connection, bool is_idle);
+
+/* Returns true if a connection may persist after the next answer. */
 bool restart_persists(const struct restart *restart);
+
+/*
+ * For a process that the server forks, and that does not execute another program at once: closes
+ * the module's descriptors and restores the signal mask and actions. The server's own children do
+ * not disturb the module, not even if a handler for SIGCHLD reaps the successor: then the log
+ * cannot say how that ended, and its end counts as a crash.
+ */
+void restart_child(struct restart *restart);
+
+/* The default log: writes one line to standard error, with the program's name and pid or, for the
+ * journal (JOURNAL_STREAM, systemd.exec(5)), with the priority. Never blocks. */
+void restart_log(int priority, const char *line);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -12,11 +12,6 @@
 static struct pollfd fds[MAX]; /* by descriptor; poll(2) passes over one of -1 */
 static struct restart r;
 
-static void say(__attribute__((unused)) int priority, const char *line)
-{
-    warnx("[%ld] %s", (long)getpid(), line);
-}
-
 /* Sends back what has come: so each connection is idle whenever this has been called. */
 static bool echo(int fd)
 {
@@ -37,12 +32,14 @@ static int listen_at(const char *port)
 
 int main(int argc, char **argv)
 {
-    struct restart_options options = {.ready_timeout = 5, .drain_timeout = 30, .log = say};
-    int fd, listener = restart_inherit(&r, &argc, argv);
-    if (argc != 2 || (listener < 0 && r.inherited >= 0))
+    struct restart_options options = {.ready_timeout = 5, .drain_timeout = 30};
+    int fd, listeners = restart_inherit(&r, &argc, argv);
+    if (argc != 2 || listeners < 0)
         errx(2, "usage: %s PORT [LISTENING DESCRIPTOR]", argv[0]);
     setrlimit(RLIMIT_NOFILE, &(struct rlimit){MAX, MAX});
-    int polled = restart_serve(&r, listener < 0 ? listen_at(argv[1]) : listener, &options);
+    if (listeners == 0 && restart_listener(&r, listen_at(argv[1])) < 0)
+        err(1, "cannot serve port %s", argv[1]);
+    int polled = restart_serve(&r, &options);
     for (fd = 0; fd < MAX; fd++)
         fds[fd] = (struct pollfd){fd == polled ? fd : -1, POLLIN, 0};
     while (r.phase < RESTART_DONE) {
