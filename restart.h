@@ -60,6 +60,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #ifdef __cplusplus
@@ -110,13 +111,11 @@ struct restart {
     unsigned watched; /* bit I: listener I is in the epoll set; then the predecessor's channel */
     unsigned backlog[RESTART_LISTENERS]; /* connections still to be accepted after SIGTERM */
     struct restart_options options;
-    char **argv; /* of a successor, with room for FD at ARGC */
-    int argc;
+    sigset_t caught;           /* SIGUSR1, SIGTERM and SIGINT */
     sigset_t mask;             /* as this process was started */
     struct sigaction on_child; /* likewise */
     char directory[PATH_MAX];  /* likewise; empty: not known */
-    dev_t directory_device;
-    ino_t directory_inode;
+    struct stat directory_found;
     pid_t pid;        /* of the process that set up the events */
     pid_t supervisor; /* 0: none */
     int lifeline;     /* to the supervisor */
@@ -127,7 +126,6 @@ struct restart {
     unsigned turns;       /* calls of restart_accept */
     bool restart_wanted;  /* SIGUSR1 came; the restart begins as soon as it may */
     bool announce_is_due; /* the pid file could not be written, or the supervisor not told */
-    bool is_main;         /* the service manager knows this process as the main one */
     int64_t deadlines[RESTART_DEADLINES]; /* milliseconds of the monotonic clock */
     int64_t armed;                        /* what the timer is set to */
     int open;                             /* connections that the server has */
@@ -139,6 +137,7 @@ struct restart {
     pid_t parent;    /* the predecessor; 0: none */
     int predecessor; /* the channel to it; -1: closed */
     struct {
+        char name[PATH_MAX];
         pid_t pid;        /* 0: none */
         int process;      /* pidfd */
         int execution;    /* pipe: the errno of a failed execution, or end of file */
