@@ -497,8 +497,9 @@ static void enter(struct restart *r, enum restart_phase phase)
     close_listeners(r);
     if (is_named(r))
         unlink(r->options.pid_file);
-    say(r, LOG_INFO, "ended: %lu connections handed over, %lu finished here", r->handed_over,
-        r->finished);
+    if (before != RESTART_INHERITING)
+        say(r, LOG_INFO, "ended: %lu connections handed over, %lu finished here", r->handed_over,
+            r->finished);
 }
 
 static void fail(struct restart *r)
@@ -625,6 +626,7 @@ static int inherit_listeners(struct restart *r, const int *fds, int count)
             errno == ENOTSOCK  ? "it is not a socket"
             : errno == EINVAL  ? "it does not listen"
             : errno == ENOTSUP ? "it is not a stream socket"
+            : errno == ENOSPC  ? "there are too many"
                                : strerror(errno));
         return -1;
     }
@@ -1178,6 +1180,16 @@ static void hear_successor(struct restart *r)
         step_after(r, PAUSE_MS); /* its tracer may hold it */
 }
 
+/* Once nothing is read from the successor any more it cannot claim the listeners, see claim(). So
+ * it has done so by now, or never will. */
+static void end_waiting(struct restart *r)
+{
+    shutdown(r->successor.channel, SHUT_RD);
+    hear_successor(r);
+    if (is_pending(r))
+        give_up_successor(r);
+}
+
 /* ---- signals ---- */
 
 static void stop(struct restart *r)
@@ -1386,12 +1398,7 @@ static void meet_deadlines(struct restart *r, int64_t moment)
         end_draining(r);
         return;
     }
-    /* Once nothing is read from the successor any more it cannot claim the listeners, see report().
-     * So it has done so by now, or never will. */
-    shutdown(r->successor.channel, SHUT_RD);
-    hear_successor(r);
-    if (is_pending(r))
-        give_up_successor(r);
+    end_waiting(r);
 }
 
 /* Sends what waits for the service manager, in order, as far as that has room for it. Returns true
@@ -1414,6 +1421,8 @@ static bool send_notices(struct restart *r)
         close_fd(&r->barrier);
     if (r->barrier < 0)
         r->deadlines[NOTIFIED_BY] = NEVER;
+    else if (watch(r, r->barrier, EPOLLIN) < 0 && errno != EEXIST)
+        step_after(r, RETRY_MS);
     return r->barrier < 0;
 }
 
@@ -1432,7 +1441,7 @@ static void move_on(struct restart *r, bool notified)
         close_listeners(r);
     /* A successor that was told to end before it claimed the listeners, and does not. */
     if (is_pending(r) && r->deadlines[CLOSE_AT] == NEVER && r->successor.report != 'L')
-        give_up_successor(r);
+        end_waiting(r);
     if (r->phase == RESTART_CUT && r->open == 0)
         end_draining(r);
     if (r->open == 0 && r->predecessor < 0 && !is_pending(r) && !may_roll_back(r) &&
