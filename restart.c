@@ -1401,11 +1401,13 @@ static void meet_deadlines(struct restart *r, int64_t moment)
     end_waiting(r);
 }
 
-/* Sends what waits for the service manager, in order, as far as that has room for it. Returns true
- * if the manager has read everything. */
+/* Sends what waits for the service manager, in order, as far as that has room for it and has
+ * answered the last barrier. Returns true if the manager has read everything. */
 static bool send_notices(struct restart *r)
 {
-    while (r->notices_length > 0) {
+    if (has_events(r->barrier, POLLIN))
+        close_fd(&r->barrier);
+    while (r->notices_length > 0 && r->barrier < 0) {
         const size_t size = strlen(r->notices) + 1;
         if (send_notice(r, r->notices) < 0) {
             if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM || errno == EINTR) {
@@ -1417,8 +1419,6 @@ static bool send_notices(struct restart *r)
         r->notices_length -= size;
         memmove(r->notices, r->notices + size, r->notices_length);
     }
-    if (has_events(r->barrier, POLLIN))
-        close_fd(&r->barrier);
     if (r->barrier < 0)
         r->deadlines[NOTIFIED_BY] = NEVER;
     else if (watch(r, r->barrier, EPOLLIN) < 0 && errno != EEXIST)
