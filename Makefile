@@ -15,7 +15,7 @@ LINK     = $(CC) -pie -Wl,-z,relro,-z,now $(CFLAGS) $(LDFLAGS)
 
 PROGRAMS = rust_graceful_restart rust_graceful_restart1
 OBJECTS  = main.o http.o restart.o
-TOOLS    = $(patsubst %,build/%,echo hammer http_cases manager peer crowd tracer second_zero.so)
+TOOLS    = $(patsubst %,build/%,echo forker library hammer http_cases manager peer crowd tracer second_zero.so)
 TESTS    = test
 
 # Tests mostly wait: all files run at the same time, where GNU parallel is there for it. The tests of

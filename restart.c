@@ -349,16 +349,17 @@ static int close_one_by_one(int first, int last)
 /* Closes all descriptors above 2 but the COUNT that are in KEPT, which may hold -1. */
 static int close_others(const int *kept, int count)
 {
-    for (int first = STDERR_FILENO + 1, next = 0; next < INT_MAX; first = next + 1) {
-        next = INT_MAX;
+    for (int first = STDERR_FILENO + 1, last;; first = last + 2) {
+        last = INT_MAX;
         for (int i = 0; i < count; i++)
-            if (kept[i] >= first && kept[i] < next)
-                next = kept[i];
-        if (first < next && syscall(SYS_close_range, first, next - 1, 0) < 0 &&
-            close_one_by_one(first, next - 1) < 0)
+            if (kept[i] >= first && kept[i] <= last)
+                last = kept[i] - 1;
+        if (first <= last && syscall(SYS_close_range, first, last, 0) < 0 &&
+            close_one_by_one(first, last) < 0)
             return -1;
+        if (last == INT_MAX)
+            return 0;
     }
-    return 0;
 }
 
 /* Edge-triggered: an event that the module cannot deal with yet (no descriptor is free, a tracer
