@@ -98,7 +98,25 @@ echoes() {
             echoes "$conn"
         done
     done
-    disconnect "${conns[0]}"
-    kill -TERM "$pid"
-    wait_log "\[$pid]: ended: 0 connections handed over"
+}
+
+@test "a library no longer sees a connection that has been handed over while another is busy" {
+    local rest
+    run_server library
+    connect_many 20
+    for conn in "${conns[@]}"; do
+        echoes "$conn"
+    done
+    connect
+    busy=$conn
+    send "$busy" 'half'
+    LC_ALL=C IFS= read -r -t "$patience" -u "$busy" -N 4 rest
+    replace
+    wait_log "\[$old]: handed over"
+    for conn in "${conns[@]}" "${conns[@]}"; do
+        echoes "$conn"
+    done
+    alive "$old"
+    echoes "$busy"
+    wait_log "\[$old]: ended: 21 connections handed over, 0 finished here"
 }

@@ -14,12 +14,14 @@
 /* ---- the library ---- */
 
 static struct pollfd fds[MAX]; /* by descriptor; poll(2) passes over one of -1 */
+static bool is_busy[MAX];      /* half a line has come */
 
 /* Echoes what has come; on end of file shuts FD down, closes it, and tells CLOSED. */
 static void library_serve(int fd, void (*closed)(int fd))
 {
     char bytes[4096];
     const ssize_t n = read(fd, bytes, sizeof bytes);
+    is_busy[fd] = n > 0 && bytes[n - 1] != '\n';
     if (n > 0 && write(fd, bytes, (size_t)n) == n)
         return;
     shutdown(fd, SHUT_RDWR);
@@ -70,7 +72,7 @@ int main(int argc, char **argv)
         restart_step(&r);
         for (fd = 0; fd < MAX; fd++)
             if (fd != polled && fds[fd].fd >= 0 && !has_left[fd])
-                has_left[fd] = restart_leave_to_library(&r, fd, true);
+                has_left[fd] = restart_leave_to_library(&r, fd, !is_busy[fd]);
     }
     return r.status;
 }
