@@ -100,6 +100,10 @@ echoes() {
     done
 }
 
+not_held() {
+    ! holds "$1" "$2"
+}
+
 @test "a library no longer sees a connection that has been handed over while another is busy" {
     local rest
     run_server library
@@ -113,10 +117,11 @@ echoes() {
     LC_ALL=C IFS= read -r -t "$patience" -u "$busy" -N 4 rest
     replace
     wait_log "\[$old]: handed over"
-    for conn in "${conns[@]}" "${conns[@]}"; do
+    for conn in "${conns[@]}"; do
         echoes "$conn"
+        wait_for not_held "$old" "$conn"
     done
-    alive "$old"
+    holds "$old" "$busy"
     echoes "$busy"
     wait_log "\[$old]: ended: 21 connections handed over, 0 finished here"
 }
