@@ -1482,7 +1482,7 @@ enum restart_phase restart_step(struct restart *r)
     const bool notified = send_notices(r);
     if (r->restart_wanted && r->phase == RESTART_SERVING && notified)
         start(r);
-    if (r->announce_is_due && r->phase <= RESTART_STARTING)
+    if (r->announce_is_due && r->phase == RESTART_SERVING)
         announce(r, false);
     move_on(r, notified);
     keep_reserve(r);
