@@ -1548,12 +1548,16 @@ int restart_give(struct restart *r, int connection)
         errno = EAGAIN;
         return -1;
     }
-    if (r->options.epoll > 0)
-        epoll_ctl(r->epoll, EPOLL_CTL_DEL, connection, NULL);
-    r->given[r->given_count++] = connection;
     r->open--;
     r->handed_over++;
-    step_after(r, 0);
+    if (r->options.epoll > 0) {
+        epoll_ctl(r->epoll, EPOLL_CTL_DEL, connection, NULL);
+        close(connection);
+    } else {
+        r->given[r->given_count++] = connection;
+    }
+    if (r->open == 0 || r->given_count > 0)
+        step_after(r, 0);
     return 0;
 }
 

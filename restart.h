@@ -231,9 +231,10 @@ bool restart_leave(struct restart *restart, int connection, bool is_idle);
 
 /*
  * Hands CONNECTION, which must be idle, over to the successor. On 0 the module owns it: the caller
- * removes it at once from any epoll set but the one that it lent (EPOLL_CTL_DEL; closing does not,
- * epoll(7), because the successor holds the same open file description), and forgets it. -1:
- * EAGAIN, try again after the next step; EPIPE, there is no successor that takes connections.
+ * forgets it, and at once removes it from its epoll set (EPOLL_CTL_DEL; closing does not, epoll(7),
+ * because the successor holds the same open file description). If the caller has lent that set, the
+ * module has done so, and CONNECTION is closed already. -1: EAGAIN, try again after the next step;
+ * EPIPE, there is no successor that takes connections.
  */
 int restart_give(struct restart *restart, int connection);
 
