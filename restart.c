@@ -1329,18 +1329,20 @@ static void pause_accepting(struct restart *r, int error)
 
 int restart_accept(struct restart *r)
 {
-    const int sources = r->listener_count + 1;
+    const unsigned sources = (unsigned)r->listener_count + 1;
     const bool paused = r->deadlines[ACCEPT_AT] != NEVER && r->deadlines[ACCEPT_AT] > 0;
     int error = EAGAIN;
     errno = EAGAIN;
     if (paused || ++r->turns % TURNS == 0)
         return -1;
-    /* Each listener, and the predecessor as one more, is the first in turn. */
-    for (int i = 0; i < sources && !is_short(error); i++) {
-        const int source = (int)((r->turns + (unsigned)i) % (unsigned)sources);
+    /* Each source, a listener or the predecessor, is asked first in TURNS calls in a row. If it has
+     * no connection, the next source that has one takes its place. */
+    for (unsigned i = 0; i < sources && !is_short(error); i++) {
+        const int source = (int)((r->turns / TURNS + i) % sources);
         const int fd =
             source < r->listener_count ? accept_from(r, source) : accept_from_predecessor(r);
         if (fd >= 0) {
+            r->turns += i * TURNS;
             r->open++;
             r->deadlines[ACCEPT_AT] = NEVER;
             return fd;
