@@ -1063,7 +1063,7 @@ static void describe_end(const struct restart *r, int status, char why[WHY_SIZE]
     if (r->successor.error)
         snprintf(why, room, "%.80s%s%s", call ? call : "", call ? ": " : "",
                  strerror(r->successor.error));
-    else if (r->successor.report == 'L')
+    else if (r->successor.report == 'L' && r->phase == RESTART_STARTING)
         snprintf(why, room, "was not ready within %d s and was killed", r->options.ready_timeout);
     else if (status == -1)
         snprintf(why, room, "ended, its status is not known");
