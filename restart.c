@@ -996,8 +996,10 @@ static const char *watch_successor(struct restart *r)
 static const char *spawn(struct restart *r)
 {
     int channel = -1, execution = -1;
-    if (toggle(r->options.argv[0], r->successor.name) < 0)
-        return r->options.argv[0];
+    if (toggle(r->options.argv[0], r->successor.name) < 0) {
+        snprintf(r->successor.name, sizeof r->successor.name, "%s", r->options.argv[0]);
+        return "its other name";
+    }
     release_reserve(r);
     const char *call = connect_successor(r, &channel, &execution);
     const pid_t pid = call ? -1 : fork();
@@ -1047,7 +1049,7 @@ static void hand_over(struct restart *r)
         shutdown(r->successor.channel, SHUT_WR); /* no connection will come */
     }
     enter(r, takes ? RESTART_HANDING_OVER : RESTART_DRAINING);
-    if (r->options.rollback_timeout > 0)
+    if (r->options.rollback_timeout > 0 && !r->successor.releases)
         r->deadlines[ROLLBACK_UNTIL] = now() + r->options.rollback_timeout * SECOND;
 }
 
@@ -1152,8 +1154,10 @@ static void hear_channel(struct restart *r)
             break;
         if (text[0] == 'R' && r->successor.report == 0)
             r->successor.report = text[1] == '2' ? 'T' : 'R';
-        if (text[0] == 'D')
+        if (text[0] == 'D') {
+            r->successor.releases = true;
             r->deadlines[ROLLBACK_UNTIL] = NEVER;
+        }
     }
     if (length == 0)
         close_fd(&r->successor.channel);

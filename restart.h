@@ -145,6 +145,7 @@ struct restart {
         int error;        /* why it could not be started, and the call that failed */
         const char *call; /* NULL: its execution */
         char report;      /* 0: none yet, 'R': ready, 'T': ready, takes connections, 'L': killed */
+        bool releases;    /* it need not be rolled back any more: D */
     } successor;
     int barrier;                   /* end of file: the service manager has read everything */
     char notices[RESTART_NOTICES]; /* messages that wait for it to read, each with its NUL */
