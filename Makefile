@@ -33,7 +33,7 @@ FUZZ_TOOLS  = clang:clang $(SANITIZER):libclang-rt-dev
 CHECK_TOOLS = $(FUZZ_TOOLS) clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck \
               musl-gcc:musl-tools shellcheck:shellcheck
 BENCH_TOOLS = wrk:wrk ab:apache2-utils haproxy:haproxy nginx:nginx-light lighttpd:lighttpd h2o:h2o \
-              valgrind:valgrind
+              valgrind:valgrind gnuplot:gnuplot-nox
 SANITIZER   = /usr/lib/llvm*/lib/clang/*/lib/linux/*asan*
 
 all: $(PROGRAMS)

@@ -131,17 +131,19 @@ show_line() {
 # load SECONDS RESTARTS: shows the hammer's lines of progress, and restarts the server at every tenth;
 # what remains of its output is the report. Sets report, and status, the hammer's.
 load() {
-    local tag ms answered lost rest lines=0 done=0 hammer_lines hammer
+    local tag ms answered rest lost lines=0 done=0 hammer_lines hammer
     exec {hammer_lines}< <(exec "$folder/hammer" --duration "$1" --progress 100 --pause 2 \
         "127.0.0.1:$port" 2>>"$folder/hammer.log")
     hammer=$!
     report=()
     printf '%s%6s %8s %*s %4s %7s %s%s\n' "$bold" time answered "$width" '' lost pid version "$plain"
-    while IFS=' ' read -r tag ms answered lost rest <&"$hammer_lines"; do
+    while IFS=' ' read -r tag ms answered rest <&"$hammer_lines"; do
         if [[ $tag != progress ]]; then
-            report+=("$tag $ms $answered $lost $rest")
+            report+=("$tag $ms $answered $rest")
             continue
         fi
+        rest=${rest% *} # without the latency: failed, refused, closed, announced, wrong
+        lost=$((${rest// / + }))
         follow_log
         show_line "$ms" "$answered" "$lost"
         event=''
