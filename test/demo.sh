@@ -79,9 +79,9 @@ END
 }
 
 # Reads what the log says since it was last asked. Sets pid, version and port of the process that
-# serves, and says how many connections were handed over, or why a version was rolled back.
+# serves, and says to which process it has handed over, or why a version was rolled back.
 listening='\[([0-9]+)\]: listening on [^ ]*:([0-9]+).*, version (.*)$'
-handed='\[([0-9]+)\]: handed over to [0-9]+: (.*)$'
+handed='\[([0-9]+)\]: handed over to ([0-9]+)$'
 back='\[([0-9]+)\]: (rolled back: .*)$'
 declare -A versions
 follow_log() {
@@ -95,7 +95,7 @@ follow_log() {
             version=${versions[$pid]}
             rolled_back=$((rolled_back + 1))
         elif [[ $line =~ $handed ]]; then
-            event+="${BASH_REMATCH[2]% connection*} handed over"
+            event+="handed over to ${BASH_REMATCH[2]}"
             hand_overs=$((hand_overs + 1))
         fi
     done
