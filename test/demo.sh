@@ -197,4 +197,4 @@ mv "$folder/bad" "$folder/${name}1"
 load 3 1
 show_report
 ((rolled_back == 1)) || give_up 'The version was NOT rolled back.'
-printf '\n%sThe old process served again: lost is what the new one held.%s\n' "$bold" "$plain"
+printf '\n%sThe old process serves again. Connections that the new process already had are lost.%s\n' "$bold" "$plain"
