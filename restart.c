@@ -1371,6 +1371,11 @@ static void end_draining(struct restart *r)
             enter(r, RESTART_CUT);
         return;
     }
+    if (r->open > 0 && hands_over(r)) {
+        r->successor.report = 'R'; /* it does not receive, so the server closes what is left */
+        enter(r, RESTART_CUT);
+        return;
+    }
     say(r, LOG_WARNING, "drain timeout: %d connections cut", r->cut);
     if (r->open > 0)
         say(r, LOG_WARNING, "the server has not reported the end of %d connections", r->open);
