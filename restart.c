@@ -1159,9 +1159,11 @@ static void hear_channel(struct restart *r)
             r->deadlines[ROLLBACK_UNTIL] = NEVER;
         }
     }
-    if (length == 0)
+    /* Not if only end_waiting has ended it: its closing would tell a successor that runs late that
+     * this process has ended. */
+    if (length == 0 && has_events(r->successor.channel, 0))
         close_fd(&r->successor.channel);
-    else if (length > 0 || errno != EAGAIN)
+    else if (length > 0 || (length < 0 && errno != EAGAIN))
         step_after(r, RETRY_MS);
 }
 
