@@ -56,6 +56,7 @@ enum {
     LAST_REQUEST_MS = 1000, /* for a request that is on its way at a shutdown */
     NOTIFIED_MS = 5000,     /* for the service manager to read what it was told */
     SERVERS_MAX = 256,      /* below one supervisor at a time, those that drain included */
+    LAST_SERVER_MS = 2000,  /* for a server that is forked to register, and for one to be reaped */
     EXIT_NOT_EXECUTED = 127,
 };
 
@@ -1102,7 +1103,7 @@ static void successor_ended(struct restart *r, int status)
     const bool claimed = !is_pending(r), replaced = well || another_owns(r);
     if (claimed && r->phase == RESTART_STARTING && replaced)
         hand_over(r);
-    if (claimed && status != -1)
+    if (status != -1)
         tell_supervisor(r, 'E', r->successor.pid, status);
     if (r->phase == RESTART_STARTING || (may_roll_back(r) && !replaced)) {
         successor_failed(r, status);
@@ -1666,8 +1667,21 @@ static void add_server(struct servers *s, pid_t pid, int life)
     s->all[s->count++].life = life;
 }
 
+/* PID has ended. Returns true if it was a server. A process that it has left behind may still have
+ * its pipe. */
+static bool forget_server(struct servers *s, pid_t pid)
+{
+    for (int i = 0; i < s->count; i++)
+        if (s->all[i].pid == pid) {
+            close(s->all[i].life);
+            s->all[i] = s->all[--s->count];
+            return true;
+        }
+    return false;
+}
+
 /* S: a new server, with the pipe that ends with it. O: the owner. A: the owner has taken note of
- * SIGUSR1. E: how an owner has ended, from the process that reaped it. */
+ * SIGUSR1. E: how a server has ended, from the process that reaped it. */
 static void hear_server(struct servers *s, const char *text, int life)
 {
     int numbers[2] = {0};
@@ -1685,8 +1699,9 @@ static void hear_server(struct servers *s, const char *text, int life)
             signal_owner(s, SIGUSR1);
     } else if (text[0] == 'A') {
         s->restart_wanted = false;
-    } else if (text[0] == 'E' && numbers[0] == s->owner) {
-        s->status = numbers[1];
+    } else if (text[0] == 'E') {
+        forget_server(s, numbers[0]);
+        s->status = numbers[0] == s->owner ? numbers[1] : s->status;
     }
 }
 
@@ -1710,9 +1725,7 @@ static void reap(const struct restart *r, struct servers *s)
     int status;
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-        bool is_server = false;
-        for (int i = 0; i < s->count; i++)
-            is_server |= s->all[i].pid == pid;
+        const bool is_server = forget_server(s, pid);
         if (pid == s->owner)
             s->status = status;
         if (is_server && WIFSIGNALED(status))
@@ -1735,16 +1748,19 @@ static int supervise(const struct restart *r, pid_t first, int lifeline)
     struct pollfd events[] = {{.fd = signals, .events = POLLIN},
                               {.fd = lifeline, .events = POLLIN}};
     ssize_t length = 1;
-    while (length != 0) { /* at end of file no server is left */
+    /* At end of file no server is left. An orphan that still has the lifeline does not count. */
+    while (length != 0 && poll(events, 2, s.count > 0 ? -1 : LAST_SERVER_MS) != 0) {
         int life = -1;
-        poll(events, sizeof events / sizeof *events, -1);
         while ((length = receive_message(lifeline, text, &life)) > 0)
             hear_server(&s, text, life);
         forward_signals(&s, signals);
         reap(r, &s);
     }
-    if (s.status == -1)
-        waitpid(s.owner, &s.status, 0);
+    /* The owner may be the child of another server, which closes the lifeline before it ends. */
+    while (s.status == -1 && poll(events, 1, LAST_SERVER_MS) > 0) {
+        forward_signals(&s, signals);
+        reap(r, &s);
+    }
     return s.status == -1          ? EXIT_FAILURE
            : WIFSIGNALED(s.status) ? 128 + WTERMSIG(s.status)
                                    : WEXITSTATUS(s.status);
