@@ -1656,7 +1656,7 @@ static void signal_owner(const struct servers *s, int signal)
             continue;
         int process = (int)syscall(SYS_pidfd_open, s->owner, 0);
         const bool lives = !has_events(s->all[i].life, 0);
-        if (lives && syscall(SYS_pidfd_send_signal, process, signal, NULL, 0) < 0)
+        if (lives && syscall(SYS_pidfd_send_signal, process, signal, NULL, 0) < 0 && errno != ESRCH)
             kill(s->owner, signal); /* an old seccomp(2) filter forbids the others */
         close_fd(&process);
     }
