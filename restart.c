@@ -76,8 +76,6 @@ static const char channel_variable[] = "RESTART_CHANNEL";
 static const char supervisor_variable[] = "RESTART_SUPERVISOR";
 static const char barrier_message[] = "BARRIER=1";
 
-extern char **environ;
-
 static int64_t now(void)
 {
     struct timespec t;
@@ -545,11 +543,14 @@ static int write_pid_file(const char *file)
 
 /* All generations share the listener's open file description, and with it its owner (F_SETOWN,
  * fcntl(2)), which has no other meaning for a listener: the process that owns the listeners or,
- * while that starts a successor, the successor. The kernel forgets an owner that has ended. */
-static bool another_owns(const struct restart *r)
+ * while that starts a successor, the successor. The kernel forgets an owner that has ended. Returns
+ * the owner unless that is this process; 0: no process that lives. */
+static pid_t other_owner(const struct restart *r)
 {
-    const int owner = r->listener_count > 0 ? fcntl(r->listeners[0], F_GETOWN) : 0;
-    return owner > 0 && owner != getpid();
+    const pid_t owner = r->listener_count > 0 ? fcntl(r->listeners[0], F_GETOWN) : 0;
+    /* Linux before 5.12 does not forget it. */
+    const bool lives = owner > 0 && (kill(owner, 0) == 0 || errno == EPERM);
+    return lives && owner != getpid() ? owner : 0;
 }
 
 /* Makes it known that this process owns the listeners. What fails is tried again; but if the pid
@@ -787,7 +788,7 @@ static void refuse_claim(struct restart *r)
 static void claim(struct restart *r)
 {
     const bool alone = r->predecessor < 0 || is_at_end(r->predecessor);
-    if (r->predecessor >= 0 && another_owns(r)) {
+    if (r->predecessor >= 0 && other_owner(r) > 0) {
         refuse_claim(r);
         return;
     }
@@ -927,8 +928,12 @@ __attribute__((noreturn)) static void become(struct restart *r, int channel, int
 {
     int kept[RESTART_LISTENERS + 3] = {channel, r->lifeline, execution};
     memcpy(kept + 3, r->listeners, sizeof r->listeners);
-    fcntl(r->listeners[0], F_SETOWN, getpid());
-    bool ready = close_others(kept, RESTART_LISTENERS + 3) == 0 && register_server(r) == 0 &&
+    /* The predecessor may have crashed since the fork, and its own predecessor may serve again. */
+    const pid_t owner = other_owner(r);
+    errno = EBUSY;
+    bool ready = (owner == 0 || owner == r->pid) &&
+                 fcntl(r->listeners[0], F_SETOWN, getpid()) == 0 &&
+                 close_others(kept, RESTART_LISTENERS + 3) == 0 && register_server(r) == 0 &&
                  set_variables(r, channel) == 0 && return_to_directory(r) == 0;
     kept[2] = r->lifeline < 0 ? -1 : r->life;
     for (int i = 0; i < RESTART_LISTENERS + 3; i++)
@@ -1048,10 +1053,10 @@ static void hand_over(struct restart *r)
     if (!takes) {
         tell_supervisor(r, 'O', r->successor.pid, 0);
         shutdown(r->successor.channel, SHUT_WR); /* no connection will come */
+        /* A build that speaks an older protocol does not make its own successor the owner. */
+        if (r->successor.channel >= 0)
+            fcntl(r->listeners[0], F_SETOWN, 0);
     }
-    /* A build that speaks the old protocol would not make its own successor the owner. */
-    if (!takes && r->successor.channel >= 0)
-        fcntl(r->listeners[0], F_SETOWN, 0);
     enter(r, takes ? RESTART_HANDING_OVER : RESTART_DRAINING);
     if (r->options.rollback_timeout > 0 && !r->successor.releases)
         r->deadlines[ROLLBACK_UNTIL] = now() + r->options.rollback_timeout * SECOND;
@@ -1103,7 +1108,7 @@ static void successor_ended(struct restart *r, int status)
 {
     char why[WHY_SIZE];
     const bool well = status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    const bool claimed = !is_pending(r), replaced = well || another_owns(r);
+    const bool claimed = !is_pending(r), replaced = well || other_owner(r) > 0;
     if (claimed && r->phase == RESTART_STARTING && replaced)
         hand_over(r);
     if (status != -1)
@@ -1228,9 +1233,11 @@ static void signal_stop(struct restart *r, const char *name, pid_t sender)
 {
     /* Ctrl-C reaches the whole process group, and the predecessor and the supervisor pass it on: it
      * counts once. */
-    const bool passed_on = sender > 0 && (sender == r->parent || sender == r->supervisor);
-    const unsigned count = ++r->stops[passed_on];
-    const bool first = r->stops[0] + r->stops[1] == 1;
+    const int from = sender > 0 && sender == r->parent       ? 1
+                     : sender > 0 && sender == r->supervisor ? 2
+                                                             : 0;
+    const unsigned count = ++r->stops[from];
+    const bool first = r->stops[0] + r->stops[1] + r->stops[2] == 1;
     if (!first && count < 2)
         return;
     say(r, LOG_NOTICE, "%s received: ending %s", name, first ? "gracefully" : "at once");
@@ -1640,11 +1647,11 @@ struct servers {
         int life; /* the write end of a pipe that only this server reads */
     } all[SERVERS_MAX];
     int count;
-    pid_t owner; /* of the listeners, the last one that said so */
-    pid_t told;  /* the last owner that was told to end */
-    int status;  /* of the last owner; -1: it lives, or its status is not known */
-    int stop;    /* SIGTERM or SIGINT, which each later owner is told, too; 0: neither came */
-    bool restart_wanted; /* SIGUSR1, which no owner has acknowledged */
+    pid_t owner;  /* of the listeners, the last one that said so */
+    pid_t told;   /* the last owner that was told to end */
+    int status;   /* of the last owner; -1: it lives, or its status is not known */
+    int stop;     /* SIGTERM or SIGINT, which each later owner is told, too; 0: neither came */
+    int restarts; /* times that SIGUSR1 came and no owner has taken note of it */
 };
 
 /* Sends SIGNAL to the owner. Its pid may be another process's by the time, so the pidfd counts only
@@ -1705,10 +1712,11 @@ static void hear_server(struct servers *s, const char *text, int life)
         if (s->stop && s->told != s->owner)
             signal_owner(s, s->stop);
         s->told = s->owner;
-        if (s->restart_wanted)
+        if (s->restarts > 0)
             signal_owner(s, SIGUSR1);
-    } else if (text[0] == 'A') {
-        s->restart_wanted = false;
+        s->restarts = s->restarts > 0;
+    } else if (text[0] == 'A' && s->restarts > 0) {
+        s->restarts--;
     } else if (text[0] == 'E') {
         forget_server(s, numbers[0]);
         s->status = numbers[0] == s->owner ? numbers[1] : s->status;
@@ -1722,7 +1730,7 @@ static void forward_signals(struct servers *s, int signals)
         if (info.ssi_signo == SIGCHLD)
             continue;
         if (info.ssi_signo == SIGUSR1)
-            s->restart_wanted = true;
+            s->restarts++;
         else
             s->stop = (int)info.ssi_signo;
         s->told = s->owner;

@@ -12,7 +12,8 @@
  *      opens itself, and restart_serve() when it can answer requests;
  *   2. polls the one descriptor that restart_serve() returns for reading, instead of its listeners;
  *   3. in each turn of its loop, after its own events, calls restart_accept(), instead of
- *      accept4(2), until it returns -1; then restart_step(); then, from RESTART_HANDING_OVER on,
+ *      accept4(2), until it returns -1 (or once: the descriptor stays readable while connections
+ *      wait); then restart_step(); then, from RESTART_HANDING_OVER on,
  *      restart_leave() for each connection, and forgets each for which it returns true. In a
  *      library's loop, a hook that runs before the loop waits does this: ev_prepare, uv_prepare,
  *      evwatch_prepare_new, or a loop around a call that runs one turn;
@@ -75,11 +76,11 @@ enum restart_phase {
     RESTART_DRAINING,     /* each answer is a connection's last; idle ones are closed after 1 s */
     RESTART_CUT,          /* the drain timeout is over: the server closes what is in flight */
     RESTART_DONE,         /* nothing is left to wait for: exit */
-    RESTART_ABORTED,      /* told to end twice: exit at once */
+    RESTART_ABORTED       /* told to end twice: exit at once */
 };
 
 struct restart_options {
-    const char *pid_file; /* NULL: none */
+    const char *pid_file; /* NULL: none; written and removed with the rights of that moment */
     const char *version;  /* for the log and the service manager; NULL: none */
     char **argv;          /* of a successor, without FD; NULL: what restart_inherit left */
     int ready_timeout;    /* seconds for a successor to claim the listeners; 0: do not wait */
@@ -98,7 +99,7 @@ enum {
     RESTART_GIVEN = 64,     /* connections handed over between two steps */
     RESTART_RESERVE = 7,    /* descriptors that a restart needs when connections use up the rest */
     RESTART_NOTICES = 4096, /* bytes that wait for the service manager to read: four messages */
-    RESTART_DEADLINES = 6,
+    RESTART_DEADLINES = 6
 };
 
 /* Of the members only PHASE, STATUS, LISTENERS and LISTENER_COUNT are for the caller, to read. */
@@ -122,7 +123,7 @@ struct restart {
     int life;         /* the supervisor's end closes this, and the kernel kills this process */
     int epoll, timer, signals;
     int reserve[RESTART_RESERVE];
-    unsigned stops[2];    /* SIGTERM and SIGINT; those that the predecessor or supervisor sent */
+    unsigned stops[3];    /* SIGTERM and SIGINT: from others, the predecessor, the supervisor */
     unsigned turns;       /* calls of restart_accept */
     bool restart_wanted;  /* SIGUSR1 came; the restart begins as soon as it may */
     bool announce_is_due; /* the pid file could not be written, or the supervisor not told */
@@ -198,8 +199,9 @@ int restart_supervise(struct restart *restart);
 /*
  * Begins to serve with OPTIONS; their strings and argv stay the caller's and must remain valid.
  * Returns the descriptor to poll for reading. The first restart_step claims the listeners: it
- * writes the pid file, tells the predecessor, and logs. A process that goes into the background
- * with daemon(3) may do so before that step, if it has no predecessor. -1: the log says why.
+ * writes the pid file, tells the predecessor, and logs. A server that goes into the background with
+ * daemon(3) may do so before that step, but only if restart_inherit returned 0: a successor's end
+ * would be its failure. -1: the log says why, the phase is RESTART_DONE and the status 1.
  */
 int restart_serve(struct restart *restart, const struct restart_options *options);
 
@@ -251,10 +253,11 @@ bool restart_leave_to_library(struct restart *restart, int connection, bool is_i
 bool restart_persists(const struct restart *restart);
 
 /*
- * For a process that the server forks, and that does not execute another program at once: closes
- * the module's descriptors and restores the signal mask and actions. The server's own children do
- * not disturb the module, not even if a handler for SIGCHLD reaps the successor: then the log
- * cannot say how that ended, and its end counts as a crash.
+ * For a process that the server forks, also if it then executes another program, because the signal
+ * mask survives execve(2): closes the module's descriptors, and restores the mask and the actions
+ * for SIGCHLD, SIGPIPE and SIGXFSZ that a successor would have. Actions of its own the child sets
+ * afterwards. Children do not disturb the module, not even if a handler for SIGCHLD reaps the
+ * successor: then the log cannot say how that ended, and its end counts as a crash.
  */
 void restart_child(struct restart *restart);
 
