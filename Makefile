@@ -29,11 +29,12 @@ BATS  = bats $$(! parallel --version 2>/dev/null | grep -q '^GNU' || \
 TEST_TOOLS  = bats:bats curl:curl pgrep:procps socat:socat ss:iproute2 strace:strace
 MORE_TOOLS  = ab:apache2-utils h2load:nghttp2-client haproxy:haproxy nginx:nginx-light \
               parallel:parallel systemd-analyze:systemd
+LINT_TOOLS  = clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck \
+              shellcheck:shellcheck
 FUZZ_TOOLS  = clang:clang $(SANITIZER):libclang-rt-dev
-CHECK_TOOLS = $(FUZZ_TOOLS) clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck \
-              musl-gcc:musl-tools shellcheck:shellcheck
-BENCH_TOOLS = wrk:wrk ab:apache2-utils haproxy:haproxy nginx:nginx-light lighttpd:lighttpd h2o:h2o \
-              valgrind:valgrind
+CHECK_TOOLS = $(LINT_TOOLS) $(FUZZ_TOOLS) musl-gcc:musl-tools
+PROXY_TOOLS = haproxy:haproxy nginx:nginx-light
+BENCH_TOOLS = $(PROXY_TOOLS) wrk:wrk lighttpd:lighttpd h2o:h2o valgrind:valgrind
 SANITIZER   = /usr/lib/llvm*/lib/clang/*/lib/linux/*asan*
 
 all: $(PROGRAMS)
@@ -65,11 +66,15 @@ build/%: test/%.c http.o restart.o http.h restart.h
 # ---- tests ----
 
 # Of the tools in $(1), the packages of those that are missing.
-missing = $(strip $(shell PATH=$$PATH:/usr/sbin:/sbin; for tool in $(1); do \
+missing = $(sort $(shell PATH=$$PATH:/usr/sbin:/sbin; for tool in $(1); do \
     { command -v $${tool%:*} || ls $${tool%:*}; } >/dev/null 2>&1 || echo $$tool | cut -d : -f 2; done))
 
-advise = @packages='$(call missing,$(1))'; [ -z "$$packages" ] || \
-    echo "not installed: $$packages (Debian: apt-get install $$packages)" >&2
+# Says in one line which of the tools in $(1) are missing, and what installs them: require stops
+# there, with advise the target does without them.
+require = @packages='$(call missing,$(1))'; [ -z "$$packages" ] || \
+    { echo "not installed: $$packages (run: $(2))" >&2; exit 1; }
+advise  = @packages='$(call missing,$(1))'; [ -z "$$packages" ] || \
+    echo "left out, not installed: $$packages (Debian: apt-get install $$packages)" >&2
 
 deps: PACKAGES = $(call missing,$(TEST_TOOLS))
 check-deps: PACKAGES = $(call missing,$(TEST_TOOLS) $(MORE_TOOLS) $(CHECK_TOOLS))
@@ -91,13 +96,15 @@ build/1.0.0/rust_graceful_restart:
 	    $(CC) -std=gnu11 -D_GNU_SOURCE -DVERSION='"1.0.0"' -O2 -o $@ $(@D)/*.c; }
 
 tools: $(TOOLS) build/1.0.0/rust_graceful_restart
-test: all tools
+test-needs:
+	$(call require,$(TEST_TOOLS),make deps)
+test: test-needs all tools
 	$(BATS) $(TESTS)
 
 # The whole suite again, on a build that finds what it does wrong, and what reads the code. Leaks are
 # left to the tests that count: their finder does not work in a process that strace watches.
 SANITIZED = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-check: lint
+check: test-needs lint
 	$(MAKE) tools
 	mkdir -p build/sanitized
 	$(CC) -std=gnu11 -D_GNU_SOURCE -O1 -g $(SANITIZED) -DVERSION='"$(VERSION)"' \
@@ -108,6 +115,7 @@ check: lint
 
 SOURCES = main.c http.c restart.c $(wildcard test/*.c)
 lint:
+	$(call require,$(LINT_TOOLS),make check-deps)
 	clang-format --dry-run --Werror $(SOURCES) http.h restart.h
 	cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability \
 	    --inline-suppr -D_GNU_SOURCE -I. $(SOURCES)
@@ -122,7 +130,7 @@ FUZZ_SECONDS ?= 600
 FUZZED = clang -std=gnu11 -D_GNU_SOURCE -I. -O1 -g -fsanitize=fuzzer,address,undefined \
     -fno-sanitize-recover=undefined
 fuzz:
-	$(call advise,$(FUZZ_TOOLS))
+	$(call require,$(FUZZ_TOOLS),make check-deps)
 	mkdir -p build/corpus
 	$(if $(AGAINST),git show $(AGAINST):http.c | $(FUZZED) -c -o build/against.o -x c - \
 	    $(foreach name,parse refuse format date respond,-Dhttp_$(name)=other_http_$(name)))
@@ -132,6 +140,7 @@ fuzz:
 
 # CHAOS_SECONDS, CHAOS_SEED, CHAOS_MODE: see there.
 chaos: all build/hammer
+	$(call require,pgrep:procps,make deps)
 	test/chaos.sh
 
 # ---- what a person watches ----
@@ -142,6 +151,8 @@ bench: all build/hammer build/floor
 	$(call advise,$(BENCH_TOOLS))
 	test/bench.sh
 bench-restart: all build/hammer
+	$(call require,pgrep:procps,make deps)
+	$(call advise,$(PROXY_TOOLS))
 	test/bench-restart.sh
 
 # ---- the rest ----
@@ -156,4 +167,4 @@ uninstall:
 clean:
 	rm -rf $(PROGRAMS) $(OBJECTS) .flags .version build
 
-.PHONY: all tools deps check-deps test check lint fuzz chaos demo bench bench-restart install uninstall clean FORCE
+.PHONY: all tools deps check-deps test-needs test check lint fuzz chaos demo bench bench-restart install uninstall clean FORCE

@@ -17,7 +17,7 @@ BUILD_DIR=${BUILD_DIR:-${BATS_TEST_DIRNAME%/*}/build}
 NAME=rust_graceful_restart
 
 [[ -x $SERVER_DIR/$NAME && -x $SERVER_DIR/${NAME}1 && -x $BUILD_DIR/manager ]] ||
-    { echo 'run make first: make all tools' >&2; exit 1; }
+    { echo "no programs in $SERVER_DIR or no tools in $BUILD_DIR: make all tools" >&2; exit 1; }
 patience=60
 PATIENT=(--ready-timeout 600 --drain-timeout 600 --idle-timeout 600 --request-timeout 600)
 
