@@ -26,9 +26,9 @@ BATS  = bats $$(! parallel --version 2>/dev/null | grep -q '^GNU' || \
 
 # What is run besides a compiler, each as command:Debian package. A test that needs one of MORE_TOOLS
 # is skipped where that is missing. (parallel brings sysstat, which collects figures from then on.)
-TEST_TOOLS  = bats:bats curl:curl pgrep:procps socat:socat ss:iproute2 strace:strace
+TEST_TOOLS  = bats:bats curl:curl pgrep:procps ps:procps socat:socat ss:iproute2 strace:strace
 MORE_TOOLS  = ab:apache2-utils h2load:nghttp2-client haproxy:haproxy nginx:nginx-light \
-              parallel:parallel systemd-analyze:systemd
+              parallel:parallel systemd-analyze:systemd systemd-socket-activate:systemd
 LINT_TOOLS  = clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck \
               shellcheck:shellcheck
 FUZZ_TOOLS  = clang:clang $(SANITIZER):libclang-rt-dev
