@@ -16,19 +16,13 @@ LINK     = $(CC) -pie -Wl,-z,relro,-z,now $(CFLAGS) $(LDFLAGS)
 PROGRAMS = rust_graceful_restart rust_graceful_restart1
 OBJECTS  = main.o http.o restart.o
 TOOLS    = $(patsubst %,build/%,echo hammer http_cases manager peer crowd tracer second_zero.so)
-TESTS    = test
+TESTS    = $(wildcard test/*.bats)
 
-# Tests mostly wait: all files run at the same time, where GNU parallel is there for it. The tests of
-# a file run one after the other: running them side by side costs bats more than most tests cost.
-JOBS ?= 20
-BATS  = bats $$(! parallel --version 2>/dev/null | grep -q '^GNU' || \
-    echo --jobs $(JOBS) --no-parallelize-within-files)
-
-# What is run besides a compiler, each as command:Debian package. A test that needs one of MORE_TOOLS
-# is skipped where that is missing. (parallel brings sysstat, which collects figures from then on.)
+# The commands that are run besides a compiler, make and what every Debian has, each as
+# command:Debian package. A test that needs one of MORE_TOOLS is skipped where that is missing.
 TEST_TOOLS  = bats:bats curl:curl pgrep:procps ps:procps socat:socat ss:iproute2 strace:strace
 MORE_TOOLS  = ab:apache2-utils h2load:nghttp2-client haproxy:haproxy nginx:nginx-light \
-              parallel:parallel systemd-analyze:systemd systemd-socket-activate:systemd
+              systemd-analyze:systemd systemd-socket-activate:systemd
 LINT_TOOLS  = clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck \
               shellcheck:shellcheck
 FUZZ_TOOLS  = clang:clang $(SANITIZER):libclang-rt-dev
@@ -99,7 +93,7 @@ tools: $(TOOLS) build/1.0.0/rust_graceful_restart
 test-needs:
 	$(call require,$(TEST_TOOLS),make deps)
 test: test-needs all tools
-	$(BATS) $(TESTS)
+	test/run.sh $(TESTS)
 
 # The whole suite again, on a build that finds what it does wrong, and what reads the code. Leaks are
 # left to the tests that count: their finder does not work in a process that strace watches.
@@ -111,7 +105,7 @@ check: test-needs lint
 	    -o build/sanitized/rust_graceful_restart main.c http.c restart.c
 	cp build/sanitized/rust_graceful_restart build/sanitized/rust_graceful_restart1
 	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1 \
-	    SERVER_DIR=$(CURDIR)/build/sanitized $(BATS) $(TESTS)
+	    SERVER_DIR=$(CURDIR)/build/sanitized test/run.sh $(TESTS)
 
 SOURCES = main.c http.c restart.c $(wildcard test/*.c)
 lint:

@@ -138,7 +138,7 @@ free_port() {
     while
         port=$((first / 2 + RANDOM % (first / 2)))
         grep -q "$(printf ' [0-9A-F]*:%04X ' "$port")" /proc/net/tcp /proc/net/tcp6 ||
-            ! mkdir "$BATS_RUN_TMPDIR/port.$port" 2>/dev/null
+            ! mkdir "${PORTS_DIR:-$BATS_RUN_TMPDIR}/port.$port" 2>/dev/null
     do :; done
     echo "$port"
 }
