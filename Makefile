@@ -23,8 +23,8 @@ TESTS    = $(wildcard test/*.bats)
 TEST_TOOLS  = bats:bats curl:curl pgrep:procps ps:procps socat:socat ss:iproute2 strace:strace
 MORE_TOOLS  = ab:apache2-utils h2load:nghttp2-client haproxy:haproxy nginx:nginx-light \
               systemd-analyze:systemd systemd-socket-activate:systemd
-LINT_TOOLS  = clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck \
-              shellcheck:shellcheck
+LINT_TOOLS  = clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck jq:jq \
+              shellcheck:shellcheck shfmt:shfmt
 FUZZ_TOOLS  = clang:clang $(SANITIZER):libclang-rt-dev
 CHECK_TOOLS = $(LINT_TOOLS) $(FUZZ_TOOLS) musl-gcc:musl-tools
 PROXY_TOOLS = haproxy:haproxy nginx:nginx-light
@@ -108,6 +108,7 @@ check: test-needs lint
 	    SERVER_DIR=$(CURDIR)/build/sanitized test/run.sh $(TESTS)
 
 SOURCES = main.c http.c restart.c $(wildcard test/*.c)
+commands = $(foreach tool,$(1),$(firstword $(subst :, ,$(tool))))
 lint:
 	$(call require,$(LINT_TOOLS),make check-deps)
 	clang-format --dry-run --Werror $(SOURCES) http.h restart.h
@@ -118,6 +119,10 @@ lint:
 	done
 	shellcheck -x $(wildcard test/*.sh) .ci/run
 	shellcheck -x -s bats $(wildcard test/*.bats test/*.bash)
+	test/commands.sh '$(call commands,$(TEST_TOOLS) $(MORE_TOOLS))' \
+	    $(wildcard test/*.bats test/*.bash) test/chaos.sh test/run.sh
+	test/commands.sh '$(call commands,pgrep $(BENCH_TOOLS))' \
+	    $(wildcard test/bench*.sh) test/demo.sh
 
 # AGAINST=COMMIT: the parser of that commit has to answer the same.
 FUZZ_SECONDS ?= 600
