@@ -15,7 +15,7 @@
 enum {          /* classes of bytes; a byte may be in several */
     TOKEN = 1,  /* tchar: methods and field names (RFC 9110 section 5.6.2) */
     TARGET = 2, /* visible bytes except #, which starts a fragment: request targets */
-    HOST = 4,   /* unreserved and sub-delims (RFC 3986 section 3.2.2) */
+    HOST = 4,   /* unreserved and sub-delims: names of hosts (RFC 3986 section 3.2.2) */
     HEX = 8,
     DIGIT = 16,
     BLANK = 32, /* space and tab */
@@ -64,6 +64,11 @@ static inline bool same(struct slice s, const char *text)
     return length_of(s) == strlen(text) && memcmp(s.start, text, strlen(text)) == 0;
 }
 
+static inline bool starts_with(const char *at, const char *end, const char *text)
+{
+    return end - at >= (ptrdiff_t)strlen(text) && memcmp(at, text, strlen(text)) == 0;
+}
+
 /* Ignores case. TEXT consists of letters, hyphens, colons and slashes, and S contains no control
  * characters, so that only the two cases of a letter differ in nothing but bit 0x20. */
 static inline bool same_in_any_case(struct slice s, const char *text)
@@ -106,7 +111,8 @@ static inline const char *skip_value(const char *at, const char *end)
         uint64_t bytes;
         memcpy(&bytes, at, sizeof bytes);
         bytes = le64toh(bytes);
-        /* Marks control characters in bit 7. Carries go to later bytes: the first mark is right. */
+        /* Bit 7 marks control characters. Carries reach only later bytes: the first mark is right.
+         */
         uint64_t control = bytes - each * ' ', del = bytes + each;
         uint64_t marks = (control | del) & ~bytes & each * 0x80;
         if (marks) {
@@ -127,7 +133,7 @@ static struct slice trimmed(struct slice s)
     return s;
 }
 
-/* Returns the number that DIGITS spell, or -1 if they spell none or one greater than MOST. */
+/* Returns the number that DIGITS represent, or -1 if they are no number or one above MOST. */
 static COLD int64_t read_number(struct slice digits, int64_t most)
 {
     int64_t number = 0;
@@ -165,8 +171,9 @@ enum {
     IPV6_INVALID, /* more than an address has */
 };
 
-/* Returns the number of groups of an IPv6 address in S, or IPV6_INVALID. A group is 1 to 4 digits,
- * and a colon separates two. If S is the LAST part, an IPv4 address may replace two groups. */
+/* Returns the number of groups of an IPv6 address in S, or IPV6_INVALID. A group is one to four
+ * hexadecimal digits, and a colon separates two groups. If S is the LAST part of the address, an
+ * IPv4 address may replace its last two groups. */
 static int count_groups(struct slice s, bool last)
 {
     if (s.start == s.end)
@@ -238,7 +245,7 @@ struct head {
     bool asked_close;
     bool asked_keep_alive;
     bool has_host;
-    bool chunked;
+    bool chunked; /* the only coding */
 };
 
 static COLD const char *incomplete(struct head *h)
@@ -267,9 +274,7 @@ static COLD const char *parse_text(struct head *h, const char *at, const char *t
 
 static inline const char *parse_line_end(struct head *h, const char *at)
 {
-    if (h->end - at >= 2 && memcmp(at, "\r\n", 2) == 0)
-        return at + 2;
-    return parse_text(h, at, "\r\n");
+    return starts_with(at, h->end, "\r\n") ? at + 2 : parse_text(h, at, "\r\n");
 }
 
 /* Parses bytes of CLASS, at least one, and the SEPARATOR after them. */
@@ -284,13 +289,12 @@ static inline const char *parse_word(struct head *h, const char *at, unsigned ch
 
 static const char *parse_version(struct head *h, const char *at)
 {
-    static const char usual[] = "HTTP/1.1\r\n";
-    if (h->end - at >= (ptrdiff_t)sizeof usual - 1 && memcmp(at, usual, sizeof usual - 1) == 0)
-        return at + sizeof usual - 1;
+    if (starts_with(at, h->end, "HTTP/1.1\r\n"))
+        return at + strlen("HTTP/1.1\r\n");
     const char *next = parse_text(h, at, "HTTP/#.#\r\n");
-    if (next && (at[5] != '1' || at[7] > '1'))
+    if (next && memcmp(at, "HTTP/1.0", 8) != 0)
         return rejected(h, HTTP_VERSION_NOT_SUPPORTED);
-    h->http_1_0 = next && at[7] == '0';
+    h->http_1_0 = true;
     return next;
 }
 
@@ -327,7 +331,7 @@ static enum http_status route(struct slice method, struct slice target, bool get
 static const char *parse_request_line(struct head *h, const char *at)
 {
     /* Most requests are GET, which is quicker to compare than to parse. */
-    bool get = h->end - at >= 4 && memcmp(at, "GET ", 4) == 0;
+    bool get = starts_with(at, h->end, "GET ");
     const char *target = get ? at + 4 : parse_word(h, at, TOKEN, ' ');
     if (!target)
         return NULL;
@@ -371,7 +375,7 @@ static const char *parse_host(struct head *h, const char *at)
     const char *stop = end_of_authority(skip(at, h->end, BLANK), h->end);
     if (stop)
         stop = skip(stop, h->end, BLANK);
-    if (stop && h->end - stop >= 2 && memcmp(stop, "\r\n", 2) == 0 && !h->has_host) {
+    if (stop && starts_with(stop, h->end, "\r\n") && !h->has_host) {
         h->has_host = true;
         return stop + 2;
     }
@@ -441,7 +445,7 @@ int http_parse(const char *input, size_t length, struct http_request *request)
     size_t limit = empty_line ? HTTP_INPUT_MAX : HTTP_HEAD_MAX;
     struct head h = {.request = request, .content_length = -1};
     h.end = input + (length < limit ? length : limit);
-    *request = (struct http_request){0};
+    request->head_only = false;
     const char *line = empty_line ? parse_line_end(&h, input) : input;
     const char *fields = line ? parse_request_line(&h, line) : NULL;
     const char *end = fields ? parse_fields(&h, fields) : NULL;

@@ -9,7 +9,8 @@
  *   - a reader of an answered head, in the simplest of ways, finds the same end of it, and the same
  *     framing of what follows: a head with two readings is never answered with the connection open;
  *   - no response is longer than HTTP_RESPONSE_MAX;
- *   - built with AGAINST, the parser of another commit: both answer the same.
+ *   - built with AGAINST, the parser of another commit, whose struct http_request has the same
+ *     layout: both answer the same.
  */
 #include "../http.h"
 
