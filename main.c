@@ -442,7 +442,7 @@ static void tick(struct server *s)
         return;
     s->dated = now.tv_sec;
     gmtime_r(&now.tv_sec, &utc);
-    http_date(&s->responses, &utc);
+    http_format(&s->responses, &utc);
 }
 
 static struct connection *connection_of(struct link *link)
@@ -620,12 +620,12 @@ static void respond(struct server *s, struct connection *c, struct http_request 
 {
     if (request->persistence != HTTP_CLOSE && !restart_persists(&s->restart)) {
         request->persistence = HTTP_CLOSE;
-        request->more_to_come = true;
+        request->client_may_send_more = true;
     }
     s->output_length += http_respond(&s->responses, request, s->output + s->output_length);
     if (request->persistence == HTTP_CLOSE) {
         c->closing = true;
-        c->lingers = request->more_to_come;
+        c->lingers = request->client_may_send_more;
     }
 }
 
@@ -688,7 +688,7 @@ static void refuse(struct server *s, struct connection *c, enum http_status stat
 {
     struct http_request request;
     http_parse(s->input, s->input_length, &request);
-    http_refuse(&request, status);
+    http_reject(&request, status);
     respond(s, c, &request);
     send_output(s, c, s->input_length);
 }
@@ -910,7 +910,6 @@ static bool serve(struct server *s)
         return false;
     }
     s->dated = -1;
-    http_format(&s->responses, &(struct tm){.tm_mday = 1});
     tick(s);
     options.epoll = s->epoll;
     options.accept_data = s;
