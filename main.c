@@ -2,8 +2,8 @@
 /*
  * main.c - a web server on epoll that can be replaced while it runs.
  *
- * Its parts: start-up and options; clock and queues; a connection's life; main and its loop, and
- * what each phase of a restart means for the connections.
+ * It has four parts: start-up and options; clock and queues of the loop; a connection's life; main
+ * with the loop, and what each phase of a restart means for the connections.
  */
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -35,46 +35,46 @@
 enum {
     EXIT_USAGE = 2,
     SECONDS_MAX = INT_MAX / 1000, /* of a timeout: epoll_wait(2) takes an int of milliseconds */
-    LINE_SIZE = 1024,             /* of an error message: two file names and what is wrong */
+    LINE_SIZE = 1024,             /* of an error message; the rest is cut off */
     EVENTS_MAX = 128,             /* fetched from epoll at once */
     READS_MAX = 16,               /* from one connection before the others get their turn */
     OUTPUT_MAX = 16 * 1024,       /* bytes of responses that are gathered for one send */
     KERNEL_BUFFER = 64 * 1024,    /* in each direction, for a client that does not read */
     DESCRIPTORS_MAX = 1 << 20,    /* bounds the table of connections */
-    LINGER_BYTES = 2 << 20,       /* discarded after the last response: an upload of that size */
+    LINGER_BYTES = 2 << 20,       /* discarded after the last response, so that uploads can end */
     LINGER_MS = 2000,             /* for the client to close after the last response */
     LAST_REQUEST_MS = 1000,       /* for a request that is on its way when draining begins */
-    BUSY_MS = 100,                /* within which a client that is not idle sends a request */
+    BUSY_MS = 100,                /* for the next request of a client that is not really idle */
 };
 
 /*
- *                  a part of a request         the client takes no more
- *   accepted -> IDLE ---------------> READING ---------------------> SENDING
- *                 ^                      |                              |
- *                 +----------------------+------------------------------+
- *                   all is answered, and all responses are taken
+ *                  part of a request            the client takes no more
+ *   accepted --> IDLE ------------> READING --------------------> SENDING
+ *                  ^                   |                             |
+ *                  +-------------------+-----------------------------+
+ *                       all requests are answered, all responses sent
  *
- * From each of these to LINGERING after the last response or request, if the client may still send,
- * and to FREE, from IDLE also when the connection is handed over.
+ * After the last response or the idle timeout follows LINGERING, if the client may still be
+ * sending. FREE follows when the connection is closed or, from IDLE, handed over.
  */
 enum state {
-    IDLE,      /* no byte of a request or response is in this process: can be handed over */
-    READING,   /* a part of a request head has arrived */
-    SENDING,   /* a part of the responses is not sent yet; nothing is read meanwhile */
-    LINGERING, /* the last response is sent; input is discarded until the client closes */
-    STATES,    /* the number of them, each with a queue */
+    IDLE,      /* this process has no byte of a request or response: it can hand over */
+    READING,   /* part of a request head has arrived */
+    SENDING,   /* part of the responses is not sent yet, and nothing is read */
+    LINGERING, /* the last response is sent, and input is discarded until the client closes */
+    STATES,    /* the number of states that have a queue */
     FREE = STATES,
 };
 
-/* Unanswered input and unsent output between two turns of a connection. It is as large as its
- * contents, so that a slow client costs no more than it sent. */
+/* What a turn of a connection leaves for the next one: unanswered input and unsent output. It is as
+ * large as its contents, so that a slow client costs no more than it sent. */
 struct saved {
     size_t input;
     size_t output;
     char bytes[];
 };
 
-/* There is one for each descriptor. An idle connection costs nothing else. */
+/* An idle connection costs this and nothing else. */
 struct connection {
     struct connection *next, *previous; /* in the queue of its state */
     int64_t since;                      /* when it entered that queue */
@@ -82,7 +82,7 @@ struct connection {
     int fd;
     uint32_t discarded; /* bytes, while LINGERING */
     enum state state;
-    uint8_t interest; /* the events that epoll watches for; 0: it does not watch yet */
+    uint8_t interest; /* the events that epoll watches for; 0: not added to it yet */
     bool closing;     /* no further request is answered */
     bool lingers;     /* the client may still be sending when this process closes */
 };
@@ -91,9 +91,9 @@ enum long_option {
     READY_TIMEOUT,
     DRAIN_TIMEOUT,
     ROLLBACK_TIMEOUT,
-    IDLE_TIMEOUT, /* at least a second, as the next one */
+    IDLE_TIMEOUT, /* from here on at least a second */
     REQUEST_TIMEOUT,
-    TIMEOUTS, /* the number of them */
+    TIMEOUTS, /* the number of timeouts */
     REUSE_PORT,
     SUPERVISE,
 };
@@ -115,19 +115,18 @@ struct server {
     time_t date; /* of the responses */
     struct http_responses responses;
 
-    struct connection queues[STATES]; /* rings, in the order of entry, that is, of deadlines */
+    struct connection queues[STATES]; /* rings, in the order of entry and thus of deadlines */
     int64_t timeouts[STATES];         /* milliseconds */
-    int64_t idle_timeout;             /* of IDLE while this process is not draining */
+    int64_t idle_timeout;             /* of IDLE, unless this process is draining */
 
-    /* These belong to the connection that has its turn. */
+    /* Of the connection that has its turn. */
     size_t input_length;
     size_t output_length;
-    bool unread; /* the kernel may hold more input, which epoll has reported already */
+    bool unread; /* epoll does not report again what the kernel still holds */
     char input[HTTP_INPUT_MAX];
     char output[OUTPUT_MAX];
 
-    /* By descriptor. Pages that are not used cost no memory. */
-    struct connection connections[DESCRIPTORS_MAX];
+    struct connection connections[DESCRIPTORS_MAX]; /* by descriptor; unused pages are free */
 };
 
 /* ---- start-up and options ---- */
@@ -202,7 +201,7 @@ static int parse_seconds(const char *name, int minimum)
     return seconds;
 }
 
-/* Adds TEXT, ADDRESS:PORT or [ADDRESS]:PORT, to those to listen on. */
+/* Adds TEXT, ADDRESS:PORT or [ADDRESS]:PORT, to the addresses to listen on. */
 static void add_address(struct options *o, const char *text)
 {
     const struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV,
@@ -230,7 +229,7 @@ static void add_address(struct options *o, const char *text)
     else if ((found->ai_family == AF_INET6) != bracketed)
         why = "IPv6 addresses, and only those, need brackets, as in [::1]:8080";
     else if (!bracketed && inet_pton(AF_INET, host, &dotted) != 1)
-        why = "not a complete IPv4 address"; /* but 127.1, say, which getaddrinfo(3) accepts */
+        why = "not a complete IPv4 address"; /* getaddrinfo(3) accepts 127.1 as well */
     else if (strncasecmp(host, "fe80:", 5) == 0 && !strchr(host, '%'))
         why = "a link-local address needs its interface, as in [fe80::1%eth0]:8080";
     if (why)
@@ -254,13 +253,13 @@ static const struct option option_table[] = {
     {0},
 };
 
-/* Removes FD from ARGV, because a successor gets another one. */
+/* Removes FD from ARGV: a successor gets its own. */
 static void parse_options(struct options *o, int argc, char **argv)
 {
     int option, index = 0;
     const char *argument = argv[optind];
     opterr = 0;
-    /* The + ends the options at the first other argument, which is FD. */
+    /* The + ends the options at the first other argument: FD. */
     while ((option = getopt_long(argc, argv, "+:l:p:hV", option_table, &index)) != -1) {
         switch (option) {
         case 'l':
@@ -307,7 +306,7 @@ static void open_listener(struct restart *r, const struct options *o, int i)
         die(EXIT_FAILURE, "cannot listen on %s: %s", o->listen[i], strerror(errno));
 }
 
-/* Connections inherit these options, socket(7), tcp(7). No response has to wait for another. */
+/* Connections inherit these options, socket(7), tcp(7). One send is all there is to send. */
 static void set_connection_options(int listener)
 {
     const int on = 1, size = KERNEL_BUFFER;
@@ -316,7 +315,7 @@ static void set_connection_options(int listener)
     setsockopt(listener, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
 }
 
-/* Decides where to listen: at FD, or else at inherited sockets, or else at the addresses. */
+/* Decides where to listen: at FD, otherwise at inherited sockets, otherwise at the addresses. */
 static void find_listeners(struct restart *r, struct options *o)
 {
     if (o->fd) {
@@ -374,7 +373,7 @@ static void leave_queue(struct connection *c)
     c->next->previous = c->previous;
 }
 
-/* The state changes here only. The time in the new state begins now. */
+/* Puts C into STATE, and starts its time there. */
 static void enter(struct server *s, struct connection *c, enum state state)
 {
     struct connection *queue = &s->queues[state];
@@ -386,10 +385,10 @@ static void enter(struct server *s, struct connection *c, enum state state)
     c->next->previous = c->previous->next = c;
 }
 
-/* Returns the milliseconds until the next deadline of a connection; without one, until any time. */
+/* Returns the milliseconds until the next deadline of a connection. */
 static int next_timeout(struct server *s)
 {
-    int64_t due = s->now + INT_MAX;
+    int64_t due = s->now + INT_MAX; /* without a connection the loop may wait for any time */
     for (enum state state = 0; state < STATES; state++) {
         const struct connection *c = oldest(s, state);
         if (c && c->since + s->timeouts[state] < due)
@@ -400,7 +399,7 @@ static int next_timeout(struct server *s)
 
 /* ---- a connection's life ---- */
 
-/* A connection is freed here only. Its descriptor has been closed or handed over. */
+/* The only place where a connection is freed. Its descriptor is closed or handed over. */
 static void free_connection(struct connection *c)
 {
     leave_queue(c);
@@ -415,7 +414,7 @@ static void end_connection(struct server *s, struct connection *c)
     restart_close(&s->restart, c->fd);
 }
 
-/* Takes up what the last turn has left. */
+/* Takes up what the last turn of C has left. */
 static void begin_turn(struct server *s, struct connection *c)
 {
     s->input_length = s->output_length = 0;
@@ -444,8 +443,8 @@ static bool save(const struct server *s, struct connection *c)
     return true;
 }
 
-/* Leaves C until its next event. Only here epoll is told what to watch for: edge-triggered, which
- * saves calls for each request, and again if it has reported already what is still unread. */
+/* Leaves C until its next event. The only place where interest in events is set. They are
+ * edge-triggered, which saves calls for each request; EPOLL_CTL_MOD makes epoll report again. */
 static void end_turn(struct server *s, struct connection *c)
 {
     const uint8_t wanted = c->state == SENDING ? EPOLLOUT : EPOLLIN | EPOLLPRI;
@@ -459,8 +458,8 @@ static void end_turn(struct server *s, struct connection *c)
         end_connection(s, c);
 }
 
-/* If the client may still be sending, close(2) could reset the connection, and the client lose the
- * last response (RFC 9112 section 9.6), so only the sending side is closed at first. */
+/* While the client may still be sending, close(2) could reset the connection and the client lose
+ * the last response (RFC 9112 section 9.6), so only the sending side is closed. */
 static void close_gracefully(struct server *s, struct connection *c)
 {
     const bool lingers = c->lingers || s->input_length > 0;
@@ -480,7 +479,7 @@ static void discard_input(struct server *s, struct connection *c)
         end_connection(s, c);
 }
 
-/* Sends the output, as much of it as the client takes now. */
+/* Sends the output. */
 static void flush(struct server *s, struct connection *c)
 {
     const ssize_t n = send(c->fd, s->output, s->output_length, MSG_NOSIGNAL);
@@ -512,7 +511,7 @@ static void respond(struct server *s, struct connection *c, struct http_request 
     }
 }
 
-/* Takes requests from the input and adds the responses to the output, as long as it has room. */
+/* Moves requests out of the input and their responses into the output, while that has room. */
 static void respond_to_input(struct server *s, struct connection *c)
 {
     struct http_request request;
@@ -542,7 +541,7 @@ static void answer(struct server *s, struct connection *c)
             break;
         flush(s, c);
     }
-    /* The time for a head begins with its first byte, however many follow. */
+    /* The time for a head starts at its first byte, however many bytes follow. */
     if (c->state == IDLE && s->input_length > 0)
         enter(s, c, READING);
 }
@@ -557,8 +556,8 @@ static void reject(struct server *s, struct connection *c, enum http_status stat
     flush(s, c);
 }
 
-/* Reads requests and answers them. A read that is shorter than its buffer shows that nothing is
- * left, epoll(7), unless epoll reports the end of the input or an urgent byte, tcp(7), as well. */
+/* Reads and answers requests. A read that is shorter than its buffer shows that nothing is left,
+ * epoll(7), unless EVENTS report the end of the input or an urgent byte, tcp(7), as well. */
 static void receive(struct server *s, struct connection *c, uint32_t events)
 {
     s->unread = true;
@@ -579,7 +578,7 @@ static void receive(struct server *s, struct connection *c, uint32_t events)
     }
 }
 
-/* Does for C what can be done now. EVENTS: what epoll has reported; 0: nothing yet. */
+/* Does for C what can be done now. EVENTS are those that epoll has reported, or 0. */
 static void take_turn(struct server *s, struct connection *c, uint32_t events)
 {
     begin_turn(s, c);
@@ -595,15 +594,15 @@ static void take_turn(struct server *s, struct connection *c, uint32_t events)
     case LINGERING:
         discard_input(s, c);
         break;
-    case FREE: /* it has ended since epoll reported the events */
+    case FREE: /* closed since epoll has reported the events */
         break;
     }
     end_turn(s, c);
 }
 
-/* Before a deadline closes a connection, what has arrived by then is served: this process may be
- * late, and not the client. Returns true if nothing has changed for C. */
-static bool is_stale(struct server *s, struct connection *c)
+/* Before C is closed, what has arrived by now is served: this process may be late, and not the
+ * client. Returns true if there was nothing to serve. */
+static bool is_silent(struct server *s, struct connection *c)
 {
     const int64_t since = c->since;
     take_turn(s, c, 0);
@@ -627,17 +626,17 @@ static void expire_connections(struct server *s)
     struct connection *c;
     for (enum state state = 0; state < STATES; state++)
         while ((c = oldest(s, state)) && s->now - c->since >= s->timeouts[state])
-            if (is_stale(s, c))
+            if (is_silent(s, c))
                 time_out(s, c);
 }
 
-/* Frees a descriptor: closes the connection that has been idle longest. The next request of a
- * client that was busy a moment ago is on its way, and closing the connection would reset it. */
+/* Closes the connection that has been idle longest, so that its descriptor can be used. The next
+ * request of a client that was busy a moment ago may be on its way, and would be reset. */
 static bool evict(struct server *s)
 {
     struct connection *c;
     while ((c = oldest(s, IDLE)) && s->now - c->since >= BUSY_MS) {
-        if (is_stale(s, c))
+        if (is_silent(s, c))
             end_connection(s, c);
         if (c->state == FREE)
             return true;
@@ -645,7 +644,7 @@ static bool evict(struct server *s)
     return false;
 }
 
-/* A connection begins here only. Its first request has often arrived already. */
+/* The only place where a connection begins. Its first request has often arrived already. */
 static bool accept_one(struct server *s)
 {
     int fd;
@@ -667,7 +666,7 @@ static bool accept_one(struct server *s)
 
 /* ---- main and its loop, and what each phase of a restart means ---- */
 
-/* A change restarts the time of all idle connections. */
+/* Restarts the time of all idle connections if the timeout changes. */
 static void set_idle_timeout(struct server *s, int64_t ms)
 {
     struct connection *queue = &s->queues[IDLE];
@@ -678,7 +677,7 @@ static void set_idle_timeout(struct server *s, int64_t ms)
         c->since = s->now;
 }
 
-/* Answers requests that have arrived by now, and closes what is in flight then. */
+/* Answers requests that have arrived by now, and closes the connections that are not idle then. */
 static void cut(struct server *s)
 {
     struct connection *c;
@@ -689,8 +688,8 @@ static void cut(struct server *s)
     }
 }
 
-/* A process that drains soon closes idle connections, gracefully. One that hands over gives them to
- * its successor. At the drain timeout one closes all that are left. */
+/* Draining: idle connections are soon closed, gracefully. Handing over: the successor takes them.
+ * After the drain timeout: all are closed that the successor does not take. */
 static void follow_phase(struct server *s, enum restart_phase phase)
 {
     struct connection *c;
