@@ -125,15 +125,17 @@ lint:
 	test/commands.sh '$(call commands,pgrep $(BENCH_TOOLS))' \
 	    $(wildcard test/bench*.sh) test/demo.sh
 
-# AGAINST=COMMIT: the parser of that commit has to answer the same.
+# AGAINST=COMMIT: the parser of that commit must give the same answers.
 FUZZ_SECONDS ?= 600
 FUZZED = clang -std=gnu11 -D_GNU_SOURCE -I. -O1 -g -fsanitize=fuzzer,address,undefined \
     -fno-sanitize-recover=undefined
 fuzz:
 	$(call require,$(FUZZ_TOOLS),make check-deps)
 	mkdir -p build/corpus
-	$(if $(AGAINST),git show $(AGAINST):http.c | $(FUZZED) -c -o build/against.o -x c - \
-	    $(foreach name,parse refuse format date respond,-Dhttp_$(name)=other_http_$(name)))
+	$(if $(AGAINST),mkdir -p build/against && \
+	    git archive $(AGAINST) http.c http.h | tar -x -C build/against && \
+	    $(FUZZED) -c -o build/against.o build/against/http.c \
+	    $(foreach name,parse refuse reject format date respond,-Dhttp_$(name)=other_http_$(name)))
 	$(FUZZED) -o build/fuzz test/fuzz.c http.c $(if $(AGAINST),-DAGAINST build/against.o)
 	build/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -dict=test/fuzz.dict \
 	    -print_final_stats=1 build/corpus test/corpus

@@ -9,7 +9,8 @@
  *   - a reader of an answered head, in the simplest of ways, finds the same end of it, and the same
  *     framing of what follows: a head with two readings is never answered with the connection open;
  *   - no response is longer than HTTP_RESPONSE_MAX;
- *   - built with AGAINST, the parser of another commit: both answer the same.
+ *   - built with AGAINST, the parser of another commit, whose struct http_request has the same
+ *     layout: both answer the same.
  */
 #include "../http.h"
 
@@ -52,7 +53,7 @@ static bool same(struct answer a, struct answer b)
     return a.taken == b.taken && a.request.head_only == b.request.head_only &&
            (a.taken == 0 || (a.request.status == b.request.status &&
                              a.request.persistence == b.request.persistence &&
-                             a.request.more_to_come == b.request.more_to_come));
+                             a.request.client_may_send_more == b.request.client_may_send_more));
 }
 
 static struct answer parse(const char *bytes, size_t length)
@@ -136,10 +137,10 @@ static void check_head(const char *bytes, size_t length, const struct http_reque
         at = stop + 2;
     }
     LAW(s.hosts == 1 || (s.hosts == 0 && s.http_1_0));
-    LAW(!s.has_body || (r->persistence == HTTP_CLOSE && r->more_to_come));
-    LAW(s.has_body || !r->more_to_come);
+    LAW(!s.has_body || (r->persistence == HTTP_CLOSE && r->client_may_send_more));
+    LAW(s.has_body || !r->client_may_send_more);
     LAW(r->persistence != HTTP_PERSIST || !s.http_1_0);
-    LAW(r->persistence != HTTP_PERSIST_ECHO || s.http_1_0);
+    LAW(r->persistence != HTTP_KEEP_ALIVE || s.http_1_0);
     LAW(r->status == HTTP_OK || r->status == HTTP_NOT_FOUND ||
         r->status == HTTP_METHOD_NOT_ALLOWED);
 }
@@ -151,7 +152,7 @@ static void check_response(const struct http_request *request)
     static struct http_responses responses;
     static const struct tm epoch = {.tm_year = 70, .tm_mday = 1, .tm_wday = 4};
     char output[HTTP_RESPONSE_MAX];
-    if (!responses.of[0][0].whole)
+    if (!responses.of[0][0].length)
         http_format(&responses, &epoch);
     LAW(request->status < HTTP_STATUSES && request->persistence < HTTP_PERSISTENCES);
     size_t length = http_respond(&responses, request, output);
@@ -179,9 +180,9 @@ static void check_answer(const char *bytes, size_t length, struct answer a)
     LAW(a.taken >= -1 && a.taken <= (int)length);
     LAW(a.taken != 0 || length < HTTP_INPUT_MAX);
     if (a.taken == 0)
-        http_refuse(&a.request, HTTP_REQUEST_TIMEOUT);
+        http_reject(&a.request, HTTP_REQUEST_TIMEOUT);
     if (a.taken <= 0)
-        LAW(a.request.persistence == HTTP_CLOSE && a.request.more_to_come);
+        LAW(a.request.persistence == HTTP_CLOSE && a.request.client_may_send_more);
     else
         check_head(bytes, (size_t)a.taken, &a.request);
     check_response(&a.request);
