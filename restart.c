@@ -554,10 +554,11 @@ static pid_t other_owner(const struct restart *r)
 }
 
 /* Makes it known that this process owns the listeners. What fails is tried again; but if the pid
- * file MUST be written and cannot be, nothing else is done and the result is false. */
+ * file MUST be written and cannot be, the result is false. */
 static bool announce(struct restart *r, bool must)
 {
     const char *file = r->options.pid_file;
+    fcntl(r->listeners[0], F_SETOWN, getpid());
     release_reserve(r);
     const bool written = !file || write_pid_file(file) == 0;
     if (!written && !r->announce_is_due)
@@ -565,7 +566,6 @@ static bool announce(struct restart *r, bool must)
             errno == EEXIST ? "it is not a regular file" : strerror(errno));
     if (!written && must)
         return false;
-    fcntl(r->listeners[0], F_SETOWN, getpid());
     const bool told = tell_supervisor(r, 'O', getpid(), 0) == 0;
     r->announce_is_due = !written || !told;
     if (r->announce_is_due)
@@ -718,9 +718,16 @@ static int find_activation(struct restart *r)
     return inherit_listeners(r, fds, count > 0 ? count : 0);
 }
 
+static void pass_over(__attribute__((unused)) int signal)
+{
+}
+
 static void set_signals(struct restart *r)
 {
-    const struct sigaction ignore = {.sa_handler = SIG_IGN}, standard = {.sa_handler = SIG_DFL};
+    /* A program that this process executes does not inherit a handler, but would inherit SIG_IGN.
+     */
+    const struct sigaction ignore = {.sa_handler = pass_over, .sa_flags = SA_RESTART};
+    const struct sigaction standard = {.sa_handler = SIG_DFL};
     sigemptyset(&r->caught);
     sigaddset(&r->caught, SIGUSR1);
     sigaddset(&r->caught, SIGTERM);
@@ -751,12 +758,15 @@ int restart_inherit(struct restart *r, int *argc, char **argv)
     set_signals(r);
     find_supervisor(r);
     find_predecessor(r);
-    const int activated = find_activation(r);
+    int inherited = find_activation(r);
     const int count = r->predecessor < 0 ? 0 : numbers_in(last, ',', fds, RESTART_LISTENERS);
-    if (count <= 0)
-        return activated;
-    argv[--*argc] = NULL;
-    return inherit_listeners(r, fds, count);
+    if (count > 0) {
+        argv[--*argc] = NULL;
+        inherited = inherit_listeners(r, fds, count);
+    }
+    if (inherited < 0)
+        fail(r);
+    return inherited;
 }
 
 /* ---- claiming the listeners ---- */
@@ -893,13 +903,12 @@ static int return_to_directory(const struct restart *r)
 
 static void restore_signals(const struct restart *r, bool block_restart)
 {
-    const struct sigaction standard = {.sa_handler = SIG_DFL};
+    struct sigaction action;
     sigset_t mask = r->mask;
     if (block_restart)
         sigaddset(&mask, SIGUSR1);
-    sigaction(SIGPIPE, &standard, NULL);
-    sigaction(SIGXFSZ, &standard, NULL);
-    sigaction(SIGCHLD, &r->on_child, NULL);
+    if (sigaction(SIGCHLD, NULL, &action) == 0 && action.sa_handler == SIG_DFL)
+        sigaction(SIGCHLD, &r->on_child, NULL);
     sigprocmask(SIG_SETMASK, &mask, NULL);
 }
 
@@ -1527,6 +1536,8 @@ enum restart_phase restart_step(struct restart *r)
 int restart_serve(struct restart *r, const struct restart_options *options)
 {
     char **argv = options->argv ? options->argv : r->options.argv;
+    if (r->phase == RESTART_DONE)
+        return -1;
     r->options = *options;
     r->options.argv = argv;
     r->pid = getpid();
@@ -1551,6 +1562,16 @@ bool restart_persists(const struct restart *r)
 
 void restart_close(struct restart *r, int connection)
 {
+    for (int i = 0; i < r->given_count; i++) {
+        if (r->given[i] != connection)
+            continue;
+        /* Otherwise the next step closes it, when the server has removed it from its epoll set. */
+        if (r->options.epoll > 0) {
+            close(connection);
+            r->given[i] = r->given[--r->given_count];
+        }
+        return;
+    }
     close(connection);
     restart_closed(r);
 }
@@ -1581,13 +1602,10 @@ int restart_give(struct restart *r, int connection)
     }
     r->open--;
     r->handed_over++;
-    if (r->options.epoll > 0) {
+    if (r->options.epoll > 0)
         epoll_ctl(r->epoll, EPOLL_CTL_DEL, connection, NULL);
-        close(connection);
-    } else {
-        r->given[r->given_count++] = connection;
-    }
-    if (r->open == 0 || r->given_count > 0)
+    r->given[r->given_count++] = connection;
+    if (r->open == 0 || r->options.epoll == 0)
         step_after(r, 0);
     return 0;
 }
@@ -1597,12 +1615,7 @@ bool restart_leave(struct restart *r, int connection, bool is_idle)
     const bool cut = r->phase == RESTART_CUT;
     const bool closes_idle =
         cut ? !hands_over(r) : r->phase == RESTART_DRAINING && r->deadlines[CLOSE_AT] == NEVER;
-    if (is_idle && restart_give(r, connection) == 0)
-        return true;
-    if (is_idle ? !closes_idle : !cut)
-        return false;
-    restart_close(r, connection);
-    return true;
+    return is_idle ? restart_give(r, connection) == 0 || closes_idle : cut;
 }
 
 bool restart_leave_to_library(struct restart *r, int connection, bool is_idle)
@@ -1614,10 +1627,12 @@ bool restart_leave_to_library(struct restart *r, int connection, bool is_idle)
     }
     close(ends[1]);
     const bool left = restart_leave(r, own, is_idle);
-    if (left)
+    if (left) {
         dup3(ends[0], connection, O_CLOEXEC);
-    else
+        restart_close(r, own);
+    } else {
         close(own);
+    }
     close(ends[0]);
     return left;
 }

@@ -13,17 +13,18 @@
  *   2. polls the one descriptor that restart_serve() returns for reading, instead of its listeners;
  *   3. in each turn of its loop, after its own events, calls restart_accept(), instead of
  *      accept4(2), until it returns -1 (or once: the descriptor stays readable while connections
- *      wait); then restart_step(); then, from RESTART_HANDING_OVER on,
- *      restart_leave() for each connection, and forgets each for which it returns true. In a
- *      library's loop, a hook that runs before the loop waits does this: ev_prepare, uv_prepare,
- *      evwatch_prepare_new, or a loop around a call that runs one turn;
+ *      wait); then restart_step(); then, from RESTART_HANDING_OVER on, restart_leave() for each
+ *      connection, and closes each for which it returns true. In a library's loop, that is a loop
+ *      around a call that runs one turn (EVRUN_ONCE, UV_RUN_ONCE, EVLOOP_ONCE), or a hook that runs
+ *      before the loop waits (ev_prepare, uv_prepare, evwatch_prepare_new);
  *   4. asks restart_persists() before it tells a client that its connection stays open, and closes
  *      connections with restart_close(), or reports each with restart_closed();
  *   5. exits with restart.status when the phase is RESTART_DONE or later.
  *
  * The server must know which of its connections are idle: those of which it has read no byte of a
  * request and has no byte of a response to send. Such a connection is a descriptor and nothing
- * else. A server that can hold fewer connections than descriptors lowers RLIMIT_NOFILE first.
+ * else. A server that can hold fewer connections than descriptors lowers RLIMIT_NOFILE first, or
+ * does not poll the descriptor while it is full, and still calls restart_step.
  *
  * Until a successor has claimed the listeners it holds no connection. It may fail, hang or be
  * killed at any moment before that, and no client notices.
@@ -162,19 +163,20 @@ struct restart {
  * default log says why: exit.
  *
  * Side effects: opens /dev/null for each standard stream that is closed; blocks SIGUSR1, SIGTERM
- * and SIGINT, which the module reads from a signalfd(2); ignores SIGPIPE and SIGXFSZ; gives SIGCHLD
- * its default action; removes RESTART_CHANNEL, RESTART_SUPERVISOR and LISTEN_* from the
- * environment. A successor starts with the signal mask and actions that this process was started
- * with, except that SIGPIPE and SIGXFSZ have their default action; in the directory that this
- * process was started in (after chroot(2) only an absolute name finds it); and with no descriptor
- * above 2 but the listeners and the module's own. Closing others is not necessary.
+ * and SIGINT, which the module reads from a signalfd(2); gives SIGPIPE and SIGXFSZ a handler that
+ * does nothing, and SIGCHLD its default action; removes RESTART_CHANNEL, RESTART_SUPERVISOR and
+ * LISTEN_* from the environment. A successor starts with the signal mask and actions that this
+ * process was started with, except that SIGPIPE and SIGXFSZ have their default action; in the
+ * directory that this process was started in (after chroot(2) only an absolute name finds it); and
+ * with no descriptor above 2 but the listeners and the module's own. Its arguments are ARGV's
+ * strings of that moment, so do not change them (strtok(3), setproctitle(3)).
  */
 int restart_inherit(struct restart *restart, int *argc, char **argv);
 
 /*
  * Adds FD, a listening stream socket that the server opened, as a listener. The module owns FD from
- * now on, makes it close-on-exec and non-blocking. -1: EBADF, ENOTSOCK, EINVAL (it does not
- * listen), ENOTSUP (not a stream), ENOSPC (RESTART_LISTENERS are there already).
+ * now on (do not close it) and makes it close-on-exec and non-blocking. -1: EBADF, ENOTSOCK, EINVAL
+ * (it does not listen), ENOTSUP (not a stream), ENOSPC (RESTART_LISTENERS are there already).
  */
 int restart_listener(struct restart *restart, int fd);
 
@@ -221,23 +223,25 @@ enum restart_phase restart_step(struct restart *restart);
  */
 int restart_accept(struct restart *restart);
 
-/* Closes CONNECTION, which restart_accept returned. restart_closed reports that the caller has
- * closed one itself. A server that reports too few is held open until its drain timeout. */
+/*
+ * Closes CONNECTION, which restart_accept returned. restart_closed reports that the caller has
+ * closed one itself, which was not handed over. A server that reports too few is held open until
+ * its drain timeout.
+ */
 void restart_close(struct restart *restart, int connection);
 void restart_closed(struct restart *restart);
 
 /*
- * Does with CONNECTION what the phase demands: hands it over (see restart_give), closes it, or
- * nothing. Returns true if the caller must forget it.
+ * Does with CONNECTION what the phase demands: hands it over (see restart_give), or nothing.
+ * Returns true if the caller must close it now, as it closes any other, with restart_close.
  */
 bool restart_leave(struct restart *restart, int connection, bool is_idle);
 
 /*
- * Hands CONNECTION, which must be idle, over to the successor. On 0 the module owns it: the caller
- * forgets it, and at once removes it from its epoll set (EPOLL_CTL_DEL; closing does not, epoll(7),
- * because the successor holds the same open file description). If the caller has lent that set, the
- * module has done so, and CONNECTION is closed already. -1: EAGAIN, try again after the next step;
- * EPIPE, there is no successor that takes connections.
+ * Hands CONNECTION, which must be idle, over to the successor. On 0 the caller removes it from its
+ * epoll set at once, unless it has lent that (EPOLL_CTL_DEL: closing does not, epoll(7), because
+ * the successor holds the same open file description), and calls restart_close. -1: EAGAIN, try
+ * again after the next step; EPIPE, there is no successor that takes connections.
  */
 int restart_give(struct restart *restart, int connection);
 
@@ -254,10 +258,10 @@ bool restart_persists(const struct restart *restart);
 
 /*
  * For a process that the server forks, also if it then executes another program, because the signal
- * mask survives execve(2): closes the module's descriptors, and restores the mask and the actions
- * for SIGCHLD, SIGPIPE and SIGXFSZ that a successor would have. Actions of its own the child sets
- * afterwards. Children do not disturb the module, not even if a handler for SIGCHLD reaps the
- * successor: then the log cannot say how that ended, and its end counts as a crash.
+ * mask survives execve(2): closes the module's descriptors, and restores the mask and, unless the
+ * server has set its own, the action for SIGCHLD. Children do not disturb the module, not even if a
+ * handler for SIGCHLD reaps the successor: then the log cannot say how that ended, and its end
+ * counts as a crash.
  */
 void restart_child(struct restart *restart);
 

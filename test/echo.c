@@ -45,10 +45,9 @@ int main(int argc, char **argv)
     while (r.phase < RESTART_DONE) {
         int ready = poll(fds, (nfds_t)getdtablesize(), -1);
         for (fd = 0; fd < MAX; fd++)
-            if (fd != polled && fds[fd].fd >= 0 && ready > 0 && fds[fd].revents && !echo(fd))
+            if (fd != polled && fds[fd].fd >= 0 &&
+                ((ready > 0 && fds[fd].revents && !echo(fd)) || restart_leave(&r, fd, true)))
                 restart_close(&r, fd), fds[fd].fd = -1;
-            else if (fd != polled && fds[fd].fd >= 0 && restart_leave(&r, fd, true))
-                fds[fd].fd = -1;
         while ((fd = restart_accept(&r)) >= 0)
             fds[fd].fd = fd;
         restart_step(&r);
