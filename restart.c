@@ -1153,7 +1153,7 @@ static void hear_channel(struct restart *r)
         close_fd(&descriptor);
         if (length == 0 || (length < 0 && errno != ECONNRESET))
             break;
-        if (text[0] == 'R' && r->successor.report == 0)
+        if (text[0] == 'R' && r->successor.report != 'L')
             r->successor.report = text[1] == '2' ? 'T' : 'R';
         if (text[0] == 'D') {
             r->successor.releases = true;
@@ -1302,10 +1302,17 @@ static int accept_from_predecessor(struct restart *r)
     errno = EAGAIN;
     if (r->predecessor < 0 || r->phase == RESTART_INHERITING)
         return -1;
-    /* A connection for which there is no descriptor would be lost. */
-    const int room = fcntl(r->timer, F_DUPFD_CLOEXEC, 0);
+    /* A connection for which there is no descriptor would be lost. R: the predecessor keeps those
+     * that it has not sent yet. The others, in the channel, are fewer than the reserve. */
+    int room = fcntl(r->timer, F_DUPFD_CLOEXEC, 0);
+    const bool is_full = room < 0 && has_events(r->predecessor, POLLIN);
+    if (is_full) {
+        send_message(r->predecessor, "R", -1);
+        release_reserve(r);
+        room = fcntl(r->timer, F_DUPFD_CLOEXEC, 0);
+    }
     if (room < 0) {
-        errno = has_events(r->predecessor, POLLIN) ? EMFILE : EAGAIN;
+        errno = is_full ? EMFILE : EAGAIN;
         return -1;
     }
     close(room);
