@@ -1049,6 +1049,9 @@ static void hand_over(struct restart *r)
         tell_supervisor(r, 'O', r->successor.pid, 0);
         shutdown(r->successor.channel, SHUT_WR); /* no connection will come */
     }
+    /* A build that speaks the old protocol would not make its own successor the owner. */
+    if (!takes && r->successor.channel >= 0)
+        fcntl(r->listeners[0], F_SETOWN, 0);
     enter(r, takes ? RESTART_HANDING_OVER : RESTART_DRAINING);
     if (r->options.rollback_timeout > 0 && !r->successor.releases)
         r->deadlines[ROLLBACK_UNTIL] = now() + r->options.rollback_timeout * SECOND;
