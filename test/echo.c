@@ -47,11 +47,12 @@ int main(int argc, char **argv)
         for (fd = 0; fd < MAX; fd++)
             if (fd != polled && fds[fd].fd >= 0 && ready > 0 && fds[fd].revents && !echo(fd))
                 restart_close(&r, fd), fds[fd].fd = -1;
-            else if (fd != polled && fds[fd].fd >= 0 && restart_leave(&r, fd, true))
-                fds[fd].fd = -1;
         while ((fd = restart_accept(&r)) >= 0)
             fds[fd].fd = fd;
         restart_step(&r);
+        for (fd = 0; fd < MAX; fd++)
+            if (fd != polled && fds[fd].fd >= 0 && restart_leave(&r, fd, true))
+                fds[fd].fd = -1;
     }
     return r.status;
 }
