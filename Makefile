@@ -83,14 +83,14 @@ deps check-deps:
 	    echo "install these first (names of Debian's packages): $$packages" >&2; exit 1; \
 	fi
 
-# Version 1.0.0, where the clone has its history: it and this build succeed each other in the tests.
-FIRST = 688811b
-build/1.0.0/rust_graceful_restart:
-	@! git cat-file -e $(FIRST) 2>/dev/null || { mkdir -p $(@D) && \
-	    git archive $(FIRST) | tar -x -C $(@D) main.c http.c http.h restart.c restart.h && \
-	    $(CC) -std=gnu11 -D_GNU_SOURCE -DVERSION='"1.0.0"' -O2 -o $@ $(@D)/*.c; }
+# Version 2.0.0, where the clone has its history: it and this build succeed each other in the tests.
+SECOND = 3a7af98
+build/2.0.0/rust_graceful_restart:
+	@! git cat-file -e $(SECOND) 2>/dev/null || { mkdir -p $(@D) && \
+	    git archive $(SECOND) | tar -x -C $(@D) main.c http.c http.h restart.c restart.h && \
+	    $(CC) -std=gnu11 -D_GNU_SOURCE -DVERSION='"2.0.0"' -O2 -o $@ $(@D)/*.c; }
 
-tools: $(TOOLS) build/1.0.0/rust_graceful_restart
+tools: $(TOOLS) build/2.0.0/rust_graceful_restart
 test-needs:
 	$(call require,$(TEST_TOOLS),make deps)
 test: test-needs all tools
