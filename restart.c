@@ -1555,9 +1555,14 @@ int restart_serve(struct restart *r, const struct restart_options *options)
     return -1;
 }
 
+/* A client that always has part of its next request on its way is never idle. Its answers announce
+ * the end in time, so that the drain timeout does not close a connection with a request in flight.
+ */
 bool restart_persists(const struct restart *r)
 {
-    return r->phase < RESTART_DRAINING || hands_over(r);
+    const int64_t announced = r->options.drain_timeout * SECOND / 2;
+    return r->phase < RESTART_HANDING_OVER ||
+           (r->phase == RESTART_HANDING_OVER && now() < r->deadlines[PHASE_BY] - announced);
 }
 
 void restart_close(struct restart *r, int connection)
@@ -1620,8 +1625,9 @@ bool restart_leave(struct restart *r, int connection, bool is_idle)
 
 bool restart_leave_to_library(struct restart *r, int connection, bool is_idle)
 {
-    int ends[2], own = dup(connection);
-    if (own < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
+    int ends[2], own = -1;
+    if (r->phase < RESTART_HANDING_OVER || (own = dup(connection)) < 0 ||
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
         close_fd(&own);
         return false;
     }

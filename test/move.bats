@@ -493,6 +493,28 @@ channel_is_full() {
     ask "$conn"
 }
 
+@test "a client that is never idle is told in time that its connection ends, and loses no request" {
+    start_server --drain-timeout 6
+    connect
+    send "$conn" "$HALF"
+    restart_server
+    for ((i = 0; i < 100; i++)); do
+        pause 100
+        send "$conn" "$REST$HALF"
+        receive "$conn"
+        [[ $code == 200 ]]
+        ! announces_close || break
+    done
+    announces_close
+    wait_gone "$old"
+    ! logged 'drain timeout'
+}
+
+# generations_are N: whether N processes have served.
+generations_are() {
+    (($(count_log 'listening on') == $1))
+}
+
 @test "SIGUSR1 to a successor that is being executed is done once it has claimed the listener" {
     start_server -p pid_file
     connect
@@ -500,12 +522,9 @@ channel_is_full() {
     first=$pid
     successor_script 'kill -USR1 $$; become "$@"'
     kill -USR1 "$first"
-    wait_for succeeded "$first"
-    second=$(serving_pid)
-    wait_for succeeded "$second"
-    pid=$(serving_pid)
+    wait_for generations_are 3
     wait_for only_one_left
-    wait_for names "$pid"
+    wait_for names "$(serving_pid)"
     (($(count_log 'listening on') == 3 && $(count_log 'restart failed') == 0))
     ask "$conn"
 }
@@ -521,10 +540,9 @@ channel_is_full() {
     serves
     names "$first"
     kill -CONT "$successor"
-    wait_for succeeded "$successor"
-    pid=$(serving_pid)
+    wait_for generations_are 3
     wait_for only_one_left
-    wait_for names "$pid"
+    wait_for names "$(serving_pid)"
     (($(count_log 'listening on') == 3 && $(count_log 'restart failed') == 0))
     ask_many "${conns[@]}"
 }
