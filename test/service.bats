@@ -459,6 +459,21 @@ environment() {
     done
 }
 
+@test "Unix sockets from the service manager are served, and the log names them" {
+    needs systemd-socket-activate
+    socket=$BATS_TEST_TMPDIR/socket
+    start_command systemd-socket-activate -l "$socket" -l "@$socket" "./$NAME"
+    wait_log '^Listening on .* as 4'
+    [[ $(curl -q -sS --unix-socket "$socket" http://localhost/) == 'Hello, World!' ]]
+    for _ in 1 2; do
+        logged "\[$pid]: listening on unix:$socket \(inherited fd 3\)"
+        logged "\[$pid]: listening on unix:@$socket \(inherited fd 4\)"
+        [[ $(curl -q -sS --unix-socket "$socket" http://localhost/) == 'Hello, World!' ]]
+        [[ $(curl -q -sS --abstract-unix-socket "$socket" http://localhost/) == 'Hello, World!' ]]
+        restart_server
+    done
+}
+
 @test "more sockets from the service manager than the server can have are refused with status 2" {
     needs systemd-socket-activate
     local sockets=()
@@ -669,12 +684,17 @@ start_named() {
     wait_for named_in_file "$pid"
 }
 
-# Starts a successor, and stops the old process before it can hand over. Sets successor, which
-# serves, but does not own the listener.
-start_successor_only() {
+# start_slowly: starts a successor that does nothing until the file go is there.
+start_slowly() {
     successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
     kill -USR1 "$pid"
     wait_for test -e "$BATS_TEST_TMPDIR/started"
+}
+
+# start_unheard: starts a successor that has claimed the listener, and whose predecessor is stopped
+# and does not know. Sets successor.
+start_unheard() {
+    start_slowly
     kill -STOP "$pid"
     : >"$BATS_TEST_TMPDIR/go"
     wait_for succeeded "$pid"
@@ -708,87 +728,96 @@ held_by() {
     [[ $(echo "$pid_file"*) == "$pid_file" ]]
 }
 
-@test "the pid file goes on naming the old process until its successor owns the listener" {
+@test "the pid file names the old process until its successor claims the listener" {
     start_named
-    start_successor_only
-    serves
+    start_slowly
     named_in_file "$pid"
-    [[ $(holders | wc -l) == 2 ]]
+    kill -STOP "$pid"
+    : >"$BATS_TEST_TMPDIR/go"
+    wait_for succeeded "$pid"
+    successor=$(serving_pid)
+    named_in_file "$successor"
     kill -CONT "$pid"
-    wait_for named_in_file "$successor"
     wait_for held_by "$successor"
+    named_in_file "$successor"
 }
 
-@test "a restart that fails leaves the pid file alone" {
+@test "a process whose restart has failed writes the pid file anew" {
     start_named --ready-timeout 1
-    before=$(stat -c '%i %Y %Z' "$pid_file")
-    rm "$BATS_TEST_TMPDIR/${NAME}1"
-    fail_restart
-    mend_successor
-    successor_script 'exit 3'
-    fail_restart
-    successor_script 'exec sleep 60'
-    fail_restart
-    [[ $(stat -c '%i %Y %Z' "$pid_file") == "$before" ]]
-    named_in_file "$pid"
+    for script in 'exit 3' 'exec sleep 60' ''; do
+        before=$(stat -c %i "$pid_file")
+        successor_script "$script"
+        [[ -n $script ]] || rm "$BATS_TEST_TMPDIR/${NAME}1"
+        fail_restart
+        [[ $(stat -c %i "$pid_file") != "$before" ]]
+        named_in_file "$pid"
+    done
+    [[ $(echo "$pid_file"*) == "$pid_file" ]]
 }
 
-@test "a successor that is killed before the hand-over leaves the pid file alone" {
+@test "a process whose successor crashed before it heard from it writes the pid file anew" {
     start_named
-    before=$(stat -c '%i %Y %Z' "$pid_file")
-    start_successor_only
+    start_unheard
     kill -KILL "$successor"
     wait_gone "$successor"
     kill -CONT "$pid"
-    wait_log 'restart failed: .*signal 9'
-    [[ $(stat -c '%i %Y %Z' "$pid_file") == "$before" ]]
-    named_in_file "$pid"
+    wait_log "restart failed: successor $successor was ended by signal 9"
+    wait_for named_in_file "$pid"
     [[ $(holders) == "$pid" ]]
     serves
 }
 
-@test "a successor whose predecessor is killed while it starts names itself in the pid file" {
-    start_named
-    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
-    kill -USR1 "$pid"
-    wait_for test -e "$BATS_TEST_TMPDIR/started"
-    kill -KILL "$pid"
-    : >"$BATS_TEST_TMPDIR/go"
-    wait_for succeeded "$pid"
-    wait_for named_in_file "$(serving_pid)"
-    [[ $(holders) == "$(serving_pid)" ]]
-    mend_successor
-    restart_server
-    wait_for named_in_file "$pid"
-    serves
+@test "a successor whose predecessor is killed names itself in the pid file" {
+    for start in start_slowly start_unheard; do
+        start_named
+        "$start"
+        kill -KILL "$pid"
+        : >"$BATS_TEST_TMPDIR/go"
+        wait_for succeeded "$pid"
+        successor=$(serving_pid)
+        wait_for named_in_file "$successor"
+        [[ $(holders) == "$successor" ]]
+        mend_successor
+        restart_server
+        wait_for named_in_file "$pid"
+        serves
+        kill -TERM "$pid"
+        wait_gone "$pid"
+        rm "$BATS_TEST_TMPDIR/started" "$BATS_TEST_TMPDIR/go"
+    done
 }
 
-@test "a successor whose predecessor is killed before the hand-over names itself in the pid file" {
-    start_named
-    start_successor_only
-    named_in_file "$pid"
-    kill -KILL "$pid"
-    wait_for named_in_file "$successor"
-    [[ $(holders) == "$successor" ]]
-    mend_successor
-    restart_server
-    wait_for named_in_file "$pid"
-    serves
+# take_over: runs the script that the README shows. Sets said. Fails if it does not end.
+take_over() {
+    local script
+    script=$(sed -n '/^    old=/,/^$/p' "$BATS_TEST_DIRNAME/../README.md")
+    said=$(PID_FILE=$pid_file timeout "$patience" bash -c "$script" 2>&1)
 }
 
 @test "the script that the README shows tells whether a new process took over" {
     start_named
-    script=$(grep -A 1 -F 'old=$(cat PID_FILE)' "$BATS_TEST_DIRNAME/../README.md")
-    script=${script//PID_FILE/$pid_file}
-    [[ $(bash -c "$script") == '' ]]
+    take_over
+    [[ -z $said ]]
     succeeded "$pid"
-    successor_script 'exit 3'
-    [[ $(bash -c "${script/timeout 10/timeout 1}") == failed ]]
-    wait_log 'restart failed'
-    mend_successor
     pid=$(serving_pid)
-    [[ $(bash -c "$script") == '' ]]
+    successor_script 'exit 3'
+    take_over
+    [[ $said == *failed* ]]
+    named_in_file "$pid"
+    mend_successor
+    take_over
+    [[ -z $said ]]
     succeeded "$pid"
+}
+
+@test "the script that the README shows ends, though the pid file is written twice at once" {
+    start_named --rollback-timeout 600
+    # The file system may give the second file the number of the first one.
+    successor_script 'echo $$ >new; mv new pid; printf R2 >&"${RESTART_CHANNEL#*:}"; kill -KILL $$'
+    for _ in {1..5}; do
+        take_over
+        wait_for named_in_file "$pid"
+    done
 }
 
 # watch_pid_file: reads it as fast as it can, until there is a file named enough. Writes a line to
@@ -858,24 +887,110 @@ watch_pid_file() {
     ((status == 0))
 }
 
-@test "a pid file that cannot be written is a clear error at the start, status 1" {
-    for pid_file in "$BATS_TEST_TMPDIR/missing/pid" /dev/full/pid "$BATS_TEST_TMPDIR"; do
-        start_command "./$NAME" -l 127.0.0.1:0 --pid-file "$pid_file"
-        ended "$pid"
-        ((status == 1))
-        [[ $(count_log "^$NAME\[$pid]: cannot write pid file $pid_file: [A-Z]") == 1 ]]
-    done
-    [[ -z $(find "$BATS_TEST_TMPDIR" "$BATS_TEST_TMPDIR/.." -maxdepth 1 -name '*.[0-9]*' \
-        -newer "$BATS_TEST_TMPDIR/$NAME" -type f) ]]
+# refused WHY: the server does not start with $pid_file, and says why in one line.
+refused() {
+    run -1 bash -c "cd '$BATS_TEST_TMPDIR'; ${limit:-} exec ./$NAME -l 127.0.0.1:0 -p '$pid_file'" 3>&-
+    [[ $output =~ ^$NAME\[[0-9]+\]:\ cannot\ write\ pid\ file\ $pid_file:\ $1$ ]]
 }
 
-@test "a pid file that a successor cannot write is said, and the successor serves" {
+@test "a pid file that cannot be written is a clear error at the start, status 1" {
+    pid_file=$BATS_TEST_TMPDIR/missing/pid refused 'No such file or directory'
+    pid_file=/dev/full/pid refused 'Not a directory'
+    limit='ulimit -f 0;' pid_file=pid refused 'File too large'
+    [[ -z $(find "$BATS_TEST_TMPDIR" -name 'pid*') ]]
+}
+
+@test "what is not a regular file is not taken for a pid file, and not replaced" {
+    echo text >"$BATS_TEST_TMPDIR/target"
+    mkdir "$BATS_TEST_TMPDIR/folder"
+    mkfifo "$BATS_TEST_TMPDIR/fifo"
+    ln -s target "$BATS_TEST_TMPDIR/link"
+    ln -s missing "$BATS_TEST_TMPDIR/dangling"
+    mknod "$BATS_TEST_TMPDIR/device" c 1 3 2>/dev/null || echo 'without a device: not permitted'
+    before=$(cd "$BATS_TEST_TMPDIR" && stat -c '%n %i' *)
+    for pid_file in folder fifo link dangling device; do
+        [[ ! -e $BATS_TEST_TMPDIR/$pid_file && ! -L $BATS_TEST_TMPDIR/$pid_file ]] ||
+            refused 'it is not a regular file'
+    done
+    [[ $(cd "$BATS_TEST_TMPDIR" && stat -c '%n %i' *) == "$before" ]]
+    [[ $(<"$BATS_TEST_TMPDIR/target") == text ]]
+}
+
+# start_in_folder: starts the server with a pid file in a folder that can be removed.
+start_in_folder() {
     mkdir "$BATS_TEST_TMPDIR/run"
     pid_file=$BATS_TEST_TMPDIR/run/pid
     start_server -p "$pid_file"
     wait_for named_in_file "$pid"
+}
+
+@test "a successor that cannot write the pid file has failed" {
+    start_in_folder
     rm -r "$BATS_TEST_TMPDIR/run"
-    restart_server
-    wait_log "\[$pid]: cannot write pid file $pid_file: No such file or directory"
+    fail_restart
+    logged "${NAME}1\[[0-9]+]: cannot write pid file $pid_file: No such file or directory"
+    logged "\[$pid]: restart failed: successor [0-9]+ exited with status 1"
     serves
+    mkdir "$BATS_TEST_TMPDIR/run"
+    restart_server
+    named_in_file "$pid"
+}
+
+@test "a successor without a predecessor serves, and tries again to write the pid file" {
+    start_in_folder
+    start_slowly
+    kill -KILL "$pid"
+    rm -r "$BATS_TEST_TMPDIR/run"
+    : >"$BATS_TEST_TMPDIR/go"
+    wait_for succeeded "$pid"
+    pid=$(serving_pid)
+    serves
+    sleep 2.5
+    (($(count_log "cannot write pid file $pid_file: No such file or directory") == 1))
+    mkdir "$BATS_TEST_TMPDIR/run"
+    wait_for named_in_file "$pid"
+}
+
+# ---- the log ----
+
+@test "the journal is given priorities, and no name and pid" {
+    : >"$log"
+    JOURNAL_STREAM=$(stat -c %d:%i "$log") start_command "./$NAME" -l 127.0.0.1:0
+    wait_log '^<6>listening on 127\.0\.0\.1:[0-9]+, version '
+    rm "$BATS_TEST_TMPDIR/${NAME}1"
+    kill -USR1 "$pid"
+    wait_log '^<3>restart failed: cannot start '
+    logged '^<5>SIGUSR1 received: restarting$'
+    run ! logged "$NAME\["
+}
+
+@test "another stream than the journal's is written to as any" {
+    JOURNAL_STREAM=1:2 start_server
+}
+
+@test "a log file at its size limit harms nothing" {
+    start_command bash -c "ulimit -f 0; exec ./$NAME -l 127.0.0.1:0 --drain-timeout 600"
+    wait_for serves_at_all
+    connect
+    ask "$conn"
+    old=$pid
+    kill -USR1 "$old"
+    wait_gone "$old"
+    pid=$(holder_of_port)
+    ask "$conn"
+    serves
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    kill -TERM "$pid"
+    wait_for refuses
+    send "$conn" "$REST"
+    receive "$conn"
+    [[ $code == 200 ]]
+    disconnect "$conn"
+    wait_gone "$pid"
+    [[ ! -s $log ]]
+}
+
+refuses() {
+    [[ -z $(holder_of_port) ]]
 }
