@@ -562,13 +562,13 @@ setting() {
 }
 
 # run_command NAME: runs the command of the unit file for NAME, as systemd does for the process that
-# serves, with the pid file at $pid_file.
+# serves, with the pid file at $pid_file, and for $patience seconds at most.
 run_command() {
     local command
     command=$(setting "$units/$NAME.service" "$1")
-    command=${command//"%t/%N/pid"/$pid_file}
-    command=${command/timeout 10/timeout ${ready_timeout:-10}}
-    MAINPID=$(serving_pid) bash -c "${command#-}"
+    command=${command//'%t/%N'/"${pid_file%/*}"}
+    command=${command//%%/%}
+    MAINPID=$(serving_pid) timeout "$patience" bash -c "${command#-}"
 }
 
 # The connection is open in the test only.
@@ -599,20 +599,36 @@ stop_without_connection() {
     gone "$pid"
 }
 
-@test "the unit file's command to reload fails where no other process takes over in time" {
+@test "the unit file's command to reload ends as soon as the outcome is known" {
     start_named
+    # The ready timeout is ten minutes.
     successor_script 'exit 3'
-    ready_timeout=1
-    run -124 run_command ExecReload
-    wait_log 'restart failed: successor [0-9]+ exited with status 3'
-    named_in_file "$pid"
-    rm "$pid_file"
-    run -124 run_command ExecReload
-    wait_for failed_more_than 1
-    mend_successor
-    ready_timeout=$patience
-    run_command ExecReload
+    run -1 run_command ExecReload
+    logged 'restart failed: successor [0-9]+ exited with status 3'
+    # A slow version is waited for.
+    start_slowly
+    in_background run_command ExecReload
+    sleep 0.5
+    alive "$job"
+    : >"$BATS_TEST_TMPDIR/go"
+    ended "$job"
+    ((status == 0))
+    named_in_file "$(serving_pid)"
     succeeded "$pid"
+}
+
+@test "the unit file's command to reload fails if the server ends meanwhile" {
+    for signal in KILL TERM; do
+        start_named
+        successor_script ': >started; exec sleep 60'
+        in_background run_command ExecReload
+        wait_for test -e "$BATS_TEST_TMPDIR/started"
+        kill -"$signal" "$pid"
+        ended "$job"
+        ((status == 1))
+        rm "$BATS_TEST_TMPDIR/started"
+        mend_successor
+    done
 }
 
 # syscall_filter SET: the names of the system calls in SET, and in the sets of which it consists.
@@ -627,8 +643,8 @@ syscall_filter() {
     done < <(systemd-analyze syscall-filter "$1")
 }
 
-# Starts, serves, restarts, fails to, is rolled back, and ends, with everything on; its calls are in
-# calls.
+# Starts, serves, restarts, is rolled back, fails to restart, and ends, with everything on; its calls
+# are in calls.
 live_a_life() {
     manage "$BATS_TEST_TMPDIR/notify"
     start_traced -- --pid-file "$BATS_TEST_TMPDIR/pid" --rollback-timeout 60
@@ -636,17 +652,21 @@ live_a_life() {
     ask "$conn"
     restart_server
     ask "$conn"
-    send "$conn" "$HALF"
-    wait_for taken "$conn"
-    rm "$BATS_TEST_TMPDIR/$NAME"
-    fail_restart
-    send "$conn" "$REST"
-    answered "$conn"
     disconnect "$conn"
     kill -KILL "$pid"
     wait_log "\[$old]: rolled back"
     serves
-    stop_server
+    rm "$BATS_TEST_TMPDIR/${NAME}1"
+    fail_restart
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    pid=$(serving_pid)
+    kill -TERM "$pid"
+    send "$conn" "$REST"
+    receive "$conn"
+    disconnect "$conn"
+    wait_gone "$pid"
 }
 
 @test "the unit files' restrictions forbid nothing that the server does in its life" {
