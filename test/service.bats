@@ -374,6 +374,25 @@ $(restart_notes)"
     run ! logged 'service manager'
 }
 
+@test "below a first process no other main process is named" {
+    manage "$BATS_TEST_TMPDIR/notify" all
+    start_command "./$NAME" --supervise -l 127.0.0.1:0 -p pid_file "${PATIENT[@]}"
+    supervisor=$pid
+    wait_log "\[([0-9]+)]: listening on "
+    pid=${BASH_REMATCH[1]}
+    wait_note "^$pid READY=1"
+    restart_server
+    wait_note "^$pid STATUS="
+    kill -TERM "$supervisor"
+    ended "$supervisor"
+    wait_note "^$pid STOPPING=1$"
+    diff <(notes | grep -v ' ended$') - <<<"$old READY=1|STATUS=SERVING
+$old RELOADING=1|MONOTONIC_USEC=N|STATUS=
+$old READY=1
+$pid STATUS=SERVING
+$pid STOPPING=1"
+}
+
 @test "a rollback before the service manager has read of the restart leaves nothing behind" {
     manage "$BATS_TEST_TMPDIR/notify" all
     start_server --pid-file "$BATS_TEST_TMPDIR/pid_file" --rollback-timeout 60
@@ -927,12 +946,12 @@ refused() {
     ln -s target "$BATS_TEST_TMPDIR/link"
     ln -s missing "$BATS_TEST_TMPDIR/dangling"
     mknod "$BATS_TEST_TMPDIR/device" c 1 3 2>/dev/null || echo 'without a device: not permitted'
-    before=$(cd "$BATS_TEST_TMPDIR" && stat -c '%n %i' *)
+    before=$(cd "$BATS_TEST_TMPDIR" && stat -c '%n %i' ./*)
     for pid_file in folder fifo link dangling device; do
         [[ ! -e $BATS_TEST_TMPDIR/$pid_file && ! -L $BATS_TEST_TMPDIR/$pid_file ]] ||
             refused 'it is not a regular file'
     done
-    [[ $(cd "$BATS_TEST_TMPDIR" && stat -c '%n %i' *) == "$before" ]]
+    [[ $(cd "$BATS_TEST_TMPDIR" && stat -c '%n %i' ./*) == "$before" ]]
     [[ $(<"$BATS_TEST_TMPDIR/target") == text ]]
 }
 

@@ -689,7 +689,7 @@ on_terminal() {
 }
 
 type_key() {
-    printf "$1" >&"$keys"
+    printf '%b' "$1" >&"$keys"
 }
 
 supervised="./$NAME --supervise -l 127.0.0.1:0 ${PATIENT[*]}"
