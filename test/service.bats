@@ -393,7 +393,7 @@ $pid STATUS=SERVING
 $pid STOPPING=1"
 }
 
-@test "a rollback before the service manager has read of the restart leaves nothing behind" {
+@test "after a rollback no restart begins, and nothing is left, before the service manager has read" {
     manage "$BATS_TEST_TMPDIR/notify" all
     start_server --pid-file "$BATS_TEST_TMPDIR/pid_file" --rollback-timeout 60
     wait_note READY=1
@@ -404,8 +404,15 @@ $pid STOPPING=1"
         restart_server
         kill -KILL "$pid"
         wait_log "\[$old]: rolled back: successor $pid "
+        restarts=$(count_log 'SIGUSR1 received: restarting')
+        failures=$(count_log 'restart failed')
+        rm "$BATS_TEST_TMPDIR/${NAME}1"
+        kill -USR1 "$old"
+        sleep 0.5
+        (($(count_log 'SIGUSR1 received: restarting') == restarts))
         kill -CONT "$manager"
-        wait_note "rolled back: successor $pid "
+        wait_for failed_more_than "$failures"
+        mend_successor
     done
     wait_for has_descriptors "$old" "$before"
 }
@@ -971,8 +978,13 @@ start_in_folder() {
     logged "\[$pid]: restart failed: successor [0-9]+ exited with status 1"
     serves
     mkdir "$BATS_TEST_TMPDIR/run"
-    restart_server
-    named_in_file "$pid"
+    # The old process, which tries again each second, leaves the file to its successor meanwhile.
+    start_slowly
+    sleep 1.5
+    : >"$BATS_TEST_TMPDIR/go"
+    wait_for succeeded "$pid"
+    wait_for named_in_file "$(serving_pid)"
+    wait_gone "$pid"
 }
 
 @test "a successor without a predecessor serves, and tries again to write the pid file" {

@@ -244,7 +244,7 @@ refuses() {
     kill -TERM "$supervisor"
     wait_gone "$pid"
     alive "$supervisor"
-    send_rest
+    kill -KILL "$old"
     supervisor_ended 0
 }
 
