@@ -414,6 +414,7 @@ $pid STOPPING=1"
         wait_for failed_more_than "$failures"
         mend_successor
     done
+    run ! logged 'service manager'
     wait_for has_descriptors "$old" "$before"
 }
 
