@@ -612,6 +612,7 @@ is_replaced() {
         serves
     done
     alive "$supervisor"
+    disconnect "$conn"
     kill -TERM "$supervisor"
     ended "$outside"
     ((status == 0))
@@ -692,6 +693,11 @@ type_key() {
     printf '%b' "$1" >&"$keys"
 }
 
+close_window() {
+    kill -KILL "$terminal"
+    wait "$terminal" 2>/dev/null || true
+}
+
 supervised="./$NAME --supervise -l 127.0.0.1:0 ${PATIENT[*]}"
 single="./$NAME -l 127.0.0.1:0 ${PATIENT[*]}"
 
@@ -707,8 +713,7 @@ single="./$NAME -l 127.0.0.1:0 ${PATIENT[*]}"
         done
         kill -TERM "$pid"
         wait_gone "$pid"
-        kill "$terminal"
-        wait_gone "$terminal"
+        close_window
     done
 }
 
@@ -759,7 +764,7 @@ single="./$NAME -l 127.0.0.1:0 ${PATIENT[*]}"
             type_key '\034'
             wait_log '^status 131'
         else
-            kill -KILL "$terminal"
+            close_window
         fi
         deadline=5 wait_for programs_are
         refuses
