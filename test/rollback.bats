@@ -7,7 +7,7 @@
 bats_require_minimum_version 1.5.0
 load helper
 
-# Nothing waits for it: no test that uses it takes so long.
+# No test waits for this to pass.
 LONG=300
 
 # start_and_restart [OPTIONS...]: starts a server with a pid file, and replaces it once. Then old
@@ -45,30 +45,27 @@ has_connections() {
     (($(connections_of "$1") == $2))
 }
 
-# manage: plays the service manager.
-manage() {
-    notes=$BATS_TEST_TMPDIR/notes
-    (cd "$BATS_TEST_TMPDIR" && exec "$BUILD_DIR/manager" notify </dev/null >notes 3>&-) &
-    wait_for says "$notes" '^ready$'
-    export NOTIFY_SOCKET=$BATS_TEST_TMPDIR/notify
-}
-
-# The lines that the manager was told, PID TEXT, but for the times.
-notes() {
-    sed -E '1d; s/^([0-9]+) [0-9]+ /\1 /; s/(MONOTONIC_USEC)=[0-9]+/\1=N/' "$notes"
-}
-
-noted() {
-    [[ $'\n'$(notes)$'\n' == *$'\n'"$1"$'\n'* ]]
-}
-
-# ready_script LINES: the next successor is a script that reports ready, and takes the listener.
+# ready_script LINES: the next successor is a script that claims the listener, takes no connections,
+# and runs LINES.
 ready_script() {
     successor_script 'channel=${RESTART_CHANNEL#*:}
         printf R1 >&"$channel"
-        dd bs=16 count=1 status=none <&"$channel" >/dev/null
         : >owns
         '"$1"
+}
+
+# claim_unheard: a successor has claimed the listener, and the old process is stopped and does not
+# know. Sets old and pid.
+claim_unheard() {
+    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    old=$pid
+    kill -USR1 "$old"
+    wait_for test -e "$BATS_TEST_TMPDIR/started"
+    kill -STOP "$old"
+    : >"$BATS_TEST_TMPDIR/go"
+    wait_for succeeded "$old"
+    pid=$(serving_pid)
+    mend_successor
 }
 
 # ---- the successor crashes ----
@@ -102,14 +99,11 @@ ready_script() {
 
 @test "a successor that ends with status 0 is not rolled back" {
     start_server -p pid_file --rollback-timeout "$LONG"
-    connect
-    ask "$conn"
-    ready_script 'dd bs=16 count=1 status=none <&"$channel" >/dev/null
-        until [[ -e go ]]; do sleep 0.02; done; exit 0'
+    ready_script 'until [[ -e go ]]; do sleep 0.02; done; exit 0'
     old=$pid
     kill -USR1 "$old"
     wait_for test -e "$BATS_TEST_TMPDIR/owns"
-    wait_for has_connections "$old" 0
+    wait_log "\[$old]: handed over"
     : >"$BATS_TEST_TMPDIR/go"
     old_ends
     logged "\[$old]: successor [0-9]+ exited with status 0"
@@ -133,23 +127,7 @@ old_ends_too() {
     (($(count_log 'rolled back') == 1))
 }
 
-@test "the service manager learns of a rollback: main process, ready, and why" {
-    manage
-    start_server -p pid_file --rollback-timeout "$LONG"
-    restart_server
-    wait_for noted "$old MAINPID=$pid|READY=1"
-    kill -SEGV "$pid"
-    why="rolled back: successor $pid was ended by signal 11 (Segmentation fault)"
-    wait_for noted "$old MAINPID=$old|READY=1|STATUS=$why"
-    diff <(notes) - <<EOT
-$old READY=1
-$old RELOADING=1|MONOTONIC_USEC=N|STATUS=
-$old MAINPID=$pid|READY=1
-$old MAINPID=$old|READY=1|STATUS=$why
-EOT
-}
-
-@test "what waits to be accepted when the successor crashes is answered by the old process" {
+@test "the old process answers connections that wait to be accepted when the successor crashes" {
     start_and_restart
     kill -STOP "$pid"
     for ((i = 0; i < 50; i++)); do
@@ -186,7 +164,7 @@ EOT
     serves
 }
 
-@test "a successor that crashes before it owns the listener is rolled back, and nothing is lost" {
+@test "a successor that crashes right after it has claimed the listener costs nothing" {
     start_server -p pid_file --rollback-timeout "$LONG"
     connect
     ask "$conn"
@@ -197,6 +175,26 @@ EOT
     ask "$conn"
     serves
     wait_for names "$old"
+}
+
+@test "a claim and a crash of which the old process learns at once cost nothing" {
+    for rollback_timeout in 0 "$LONG"; do
+        rm -f "$BATS_TEST_TMPDIR/started" "$BATS_TEST_TMPDIR/go"
+        start_server -p pid_file --rollback-timeout "$rollback_timeout"
+        connect
+        ask "$conn"
+        claim_unheard
+        kill -SEGV "$pid"
+        wait_gone "$pid"
+        kill -CONT "$old"
+        wait_log "\[$old]: restart failed: successor $pid was ended by signal 11"
+        wait_for names "$old"
+        ask "$conn"
+        serves
+        disconnect "$conn"
+        kill -TERM "$old"
+        wait_gone "$old"
+    done
 }
 
 @test "after a crash of a successor that starts its own, one process owns the listener" {
@@ -222,13 +220,15 @@ one_listens() {
     holder=$(holder_of_port) && none_left_but "$holder"
 }
 
-@test "that the channel closes a moment before a crash is seen costs the old process's clients nothing" {
+@test "a successor that closes the channel and crashes does not end the old process's connections" {
     start_server -p pid_file --rollback-timeout "$LONG"
     connect
     send "$conn" "$HALF"
     wait_for taken "$conn"
     old=$pid
-    ready_script 'eval "exec $channel>&-"; kill -SEGV $$'
+    # It waits until the old process has heard the report.
+    ready_script 'dd bs=16 count=1 status=none <&"$channel" >/dev/null
+        eval "exec $channel>&-"; kill -SEGV $$'
     for ((i = 0; i < 5; i++)); do
         rolled_back_before=$(count_log 'rolled back')
         kill -USR1 "$old"
@@ -269,6 +269,49 @@ rolled_back_more_than() {
     serves
     connect
     ask "$conn"
+}
+
+# ---- one owner ----
+
+@test "the crash of a successor that has been replaced is not rolled back" {
+    # Without reports nobody releases the first process, which stands by.
+    start_and_restart --ready-timeout 0
+    first=$old
+    restart_server
+    programs_are "$first" "$old" "$pid"
+    kill -KILL "$old"
+    wait_for programs_are "$pid"
+    serves
+    names "$pid"
+    (($(count_log 'rolled back') == 0))
+}
+
+@test "the crash of a successor that was replaced before the old process heard of it costs nothing" {
+    start_server -p pid_file --rollback-timeout "$LONG"
+    connect
+    ask "$conn"
+    claim_unheard
+    first=$old
+    restart_server
+    kill -KILL "$old"
+    wait_gone "$old"
+    kill -CONT "$first"
+    wait_log "\[$first]: successor $old was ended by signal 9"
+    # Its connections are closed as at a shutdown, because nobody takes them.
+    ask_last
+    wait_for programs_are "$pid"
+    serves
+    names "$pid"
+    (($(count_log 'rolled back') == 0))
+}
+
+# The last answer that comes over $conn.
+ask_last() {
+    send "$conn" "$WHOLE"
+    receive "$conn"
+    [[ $code == 200 ]]
+    announces_close
+    disconnect "$conn"
 }
 
 @test "rollbacks leave nothing behind" {
@@ -330,39 +373,15 @@ rolled_back_more_than() {
     done
 }
 
-@test "that the successor is told to end is heard, though it has just received the listener" {
+@test "the old process ends if its successor was told to end before it heard of the claim" {
     start_server -p pid_file --rollback-timeout "$LONG"
-    old=$pid
-    calls=$BATS_TEST_TMPDIR/calls
-    successor_script 'until [[ -e traced ]]; do sleep 0.02; done; become "$@"'
-    kill -USR1 "$old"
-    wait_log "\[$old]: successor started"
-    pid=$(children "$old")
-    # The old process looks whether its message has been received, and a second later what is said.
-    in_background strace -qq -o "$calls" -e trace=recvfrom,sendmsg,ioctl \
-        -e inject=recvfrom:delay_enter=1000000 -p "$old"
-    wait_for traced "$old"
-    : >"$BATS_TEST_TMPDIR/traced"
-    wait_for says "$calls" '"R1"'
-    kill -STOP "$pid"
-    wait_for says "$calls" '^sendmsg\(.*"C0"'
-    wait_for is "$old" '^State:\s+S'
-    looks=$(grep -c ^ioctl "$calls")
-    kill -USR1 "$old" # any event
-    wait_for looked_more_than "$looks"
+    claim_unheard
     kill -TERM "$pid"
-    kill -CONT "$pid"
     wait_log "\[$pid]: SIGTERM received: ending gracefully"
+    kill -CONT "$old"
     old_ends
+    logged "\[$old]: handed over to $pid"
     wait_gone "$pid"
-}
-
-is() {
-    says "/proc/$1/status" "$2"
-}
-
-looked_more_than() {
-    (($(grep -c ^ioctl "$calls") > $1))
 }
 
 @test "the old process ends at once when its successor has handed over itself" {
@@ -486,6 +505,7 @@ has_no_listener() {
         kill -"$signal" "$old"
         old_ends
         ask "$conn"
+        disconnect "$conn"
         serves
         names "$pid"
         kill -TERM "$pid"
@@ -502,7 +522,7 @@ has_no_listener() {
     rolled_back 'was ended by signal 9 \(Killed\)'
 }
 
-@test "the end of a process that stands by is not noticed" {
+@test "nobody notices the end of a process that stands by" {
     start_and_restart
     connect
     ask "$conn"

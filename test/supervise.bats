@@ -60,26 +60,48 @@ send_rest() {
     disconnect "$half"
 }
 
-@test "the first process does not serve: it has one child that does, and no socket" {
-    start_supervised
-    only "$supervisor" "$pid"
+# serves_below COMMAND...: COMMAND becomes a first process, and the server below it alone has the
+# listener.
+serves_below() {
+    start_command "$@"
+    supervisor=$pid
+    wait_for finds_port_below
+    pid=$(children "$supervisor")
     serves
-    [[ -z $(find "/proc/$supervisor/fd" -lname 'socket:*') ]]
-    [[ $(holder_of_port) == "$pid" ]]
-    ((supervisor != pid))
+    [[ $(ss -Htlnp "sport = :$port" | grep -o 'pid=[0-9]*') == "pid=$pid" ]]
+    only "$supervisor" "$pid"
+    # It refuses connections as soon as it ends.
+    holds_half
+    kill -TERM "$supervisor"
+    wait_for refuses
+    send_rest
+    supervisor_ended 0
 }
 
-@test "the first process leaves no listener open that it was given as FD" {
+finds_port_below() {
+    pid=$(children "$supervisor") && [[ -n $pid ]] && finds_port
+}
+
+refuses() {
+    [[ -z $(holder_of_port) ]]
+}
+
+@test "the first process does not serve: its child does, and has the listener alone" {
+    serves_below "./$NAME" --supervise -l 127.0.0.1:0 "${PATIENT[@]}"
+}
+
+@test "the first process closes listeners that it inherits" {
     command -v systemd-socket-activate >/dev/null || skip 'needs systemd-socket-activate'
-    port=$(free_port)
-    start_command systemd-socket-activate -l "127.0.0.1:$port" "./$NAME" --supervise 3
-    wait_log '^Listening on '
-    supervisor=$pid
-    connect
-    send "$conn" "$WHOLE"
-    answered "$conn"
-    wait_for settled "$supervisor"
-    [[ -z $(find "/proc/$supervisor/fd" -lname 'socket:*') ]]
+    for fd in '' 3; do
+        port=$(free_port)
+        (
+            # The first connection starts it.
+            until (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do sleep 0.02; done
+        ) &
+        # shellcheck disable=SC2086 # none, or a number
+        serves_below systemd-socket-activate -l "127.0.0.1:$port" "./$NAME" --supervise \
+            "${PATIENT[@]}" $fd
+    done
 }
 
 @test "SIGUSR1 to the first process restarts the server, and its own pid stays" {
@@ -159,17 +181,30 @@ send_rest() {
     supervisor_ended 1
 }
 
-@test "the first process ends with 128 and the number of the signal that ended the server" {
-    for signal in SEGV:139 KILL:137 ABRT:134; do
-        start_supervised
-        kill -"${signal%:*}" "$pid"
-        supervisor_ended "${signal#*:}"
-        start_supervised
-        hand_over
-        wait_for only "$supervisor" "$pid"
-        kill -"${signal%:*}" "$pid"
-        supervisor_ended "${signal#*:}"
+@test "the first process says which signal ended the server, and ends with 128 and its number" {
+    ulimit -c 0
+    for signal in 'SEGV 139 11 (Segmentation fault)' 'KILL 137 9 (Killed)' 'ABRT 134 6 (Aborted)'; do
+        read -r signal code how <<<"${signal/(/\\(}"
+        for restarts in 0 1; do
+            start_supervised
+            ((restarts == 0)) || hand_over
+            wait_for only "$supervisor" "$pid"
+            kill -"$signal" "$pid"
+            supervisor_ended "$code"
+            logged "\[$supervisor]: server $pid was ended by signal ${how/)/\\)}"
+        done
     done
+}
+
+@test "the first process says so when the server ends that it has not told to" {
+    start_supervised
+    kill -TERM "$pid"
+    supervisor_ended 0
+    logged "\[$supervisor]: server $pid exited with status 0"
+    start_supervised
+    kill -TERM "$supervisor"
+    supervisor_ended 0
+    run ! logged "\[$supervisor]: server"
 }
 
 @test "a crash while its predecessor finishes requests is the first process's status, too" {
@@ -183,6 +218,36 @@ send_rest() {
     supervisor_ended 139
 }
 
+@test "a crash at the same time as the end of its predecessor is the first process's status, too" {
+    for _ in {1..30}; do
+        start_supervised --rollback-timeout 600
+        hand_over
+        kill -KILL "$pid" "$old"
+        supervisor_ended 137
+    done
+}
+
+@test "the status is that of the last owner, though another server crashed and another ends later" {
+    start_supervised
+    holds_half
+    hand_over
+    wait_for handed_on "$old"
+    crashed=$pid
+    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    kill -USR1 "$crashed"
+    wait_for test -e "$BATS_TEST_TMPDIR/started"
+    kill -SEGV "$crashed"
+    wait_gone "$crashed"
+    : >"$BATS_TEST_TMPDIR/go"
+    wait_for succeeded "$old"
+    pid=$(serving_pid)
+    kill -TERM "$supervisor"
+    wait_gone "$pid"
+    alive "$supervisor"
+    kill -KILL "$old"
+    supervisor_ended 0
+}
+
 @test "the first process ends as a server does that cannot start" {
     start_supervised
     for ((i = 0; i < 2; i++)); do
@@ -192,6 +257,114 @@ send_rest() {
     done
     run ! "$BATS_TEST_TMPDIR/$NAME" --supervise --nonsense 3>&-
     ((status == 2))
+}
+
+# ---- no server outlives the first process ----
+
+# Whether no server is left, and no program that was started as one.
+nothing_left() {
+    programs_are && none_left_but ''
+}
+
+# all_end SIGNAL: SIGNAL ends the first process, and with it all servers, which is a matter of
+# milliseconds.
+all_end() {
+    kill -"$1" "$supervisor"
+    deadline=5 wait_for nothing_left
+    refuses
+}
+
+@test "whatever ends the first process ends all servers" {
+    ulimit -c 0
+    for signal in KILL QUIT HUP ALRM SEGV; do
+        start_supervised --rollback-timeout 600
+        holds_half
+        first=$pid
+        hand_over
+        hand_over
+        programs_are "$supervisor" "$first" "$old" "$pid"
+        all_end "$signal"
+    done
+}
+
+@test "the end of the first process ends servers that are stopped" {
+    start_supervised
+    holds_half
+    hand_over
+    kill -STOP "$old" "$pid"
+    all_end KILL
+    # Also one whose predecessor has ended.
+    start_supervised
+    hand_over
+    wait_gone "$old"
+    kill -STOP "$pid"
+    all_end KILL
+}
+
+@test "the end of the first process ends a foreign program that hangs" {
+    # It has not claimed the listener; it has, and its predecessor drains, or has ended.
+    for state in starting draining alone; do
+        rm -f "$BATS_TEST_TMPDIR/started"
+        start_supervised
+        holds_half
+        successor_script "trap '' TERM INT HUP
+            [[ $state == starting ]] || printf R1 >&\"\${RESTART_CHANNEL#*:}\"
+            : >started; exec sleep 300"
+        kill -USR1 "$supervisor"
+        wait_for test -e "$BATS_TEST_TMPDIR/started"
+        [[ $state == starting ]] || wait_log "\[$pid]: handed over"
+        if [[ $state == alone ]]; then
+            send_rest
+            wait_gone "$pid"
+        fi
+        all_end KILL
+        mend_successor
+    done
+}
+
+@test "65 servers that finish requests end with the first process" {
+    start_supervised
+    for ((i = 0; i < 65; i++)); do
+        holds_half
+        hand_over
+    done
+    (($(programs | wc -l) == 67))
+    all_end KILL
+}
+
+@test "a user whose signal queue is full loses nothing" {
+    # start_supervised with RLIMIT_SIGPENDING
+    start_command bash -c "ulimit -i 0; exec ./$NAME --supervise -l 127.0.0.1:0 -p pid_file ${PATIENT[*]}"
+    supervisor=$pid
+    wait_for has_child
+    wait_listening
+    for _ in 1 2 3; do
+        hand_over
+        wait_for only "$supervisor" "$pid"
+    done
+    all_end KILL
+}
+
+@test "a server that is killed right after it has forked is survived by its successor" {
+    start_supervised
+    in_background strace -f -qq -o /dev/null -e trace=close_range \
+        -e inject=close_range:delay_enter=1000000:when=1 -p "$pid"
+    wait_for traced "$pid"
+    old=$pid
+    kill -USR1 "$supervisor"
+    wait_for has_successor
+    kill -KILL "$old"
+    wait_for succeeded "$old"
+    pid=$(serving_pid)
+    wait_for only "$supervisor" "$pid"
+    serves
+    logged "\[$supervisor]: server $old was ended by signal 9"
+    kill -TERM "$supervisor"
+    supervisor_ended 0
+}
+
+has_successor() {
+    [[ -n $(children "$old") ]]
 }
 
 # ---- orphans ----
@@ -280,43 +453,66 @@ is_child_of_supervisor() {
     supervisor_ended 0
 }
 
-# hand_over_unseen: the first process waits for signals only after a second, in which its server
-# hands over. Sets old and pid.
-hand_over_unseen() {
-    in_background strace -qq -o /dev/null -e trace=rt_sigtimedwait \
-        -e inject=rt_sigtimedwait:delay_enter=1000000 -p "$supervisor"
+# The connection is open in the test only.
+without_half() {
+    [[ -z ${half-} ]] || disconnect "$half"
+    exec "$@"
+}
+
+# late_signal SIGNAL: the first process passes SIGNAL on only after 1.5 seconds.
+late_signal() {
+    in_background without_half strace -qq -o /dev/null -e trace=pidfd_send_signal \
+        -e inject=pidfd_send_signal:delay_enter=1500000:when=1 -p "$supervisor"
     wait_for traced "$supervisor"
-    kill -CHLD "$supervisor"
+    kill -"$1" "$supervisor"
     wait_for says "/proc/$supervisor/status" '^State:\s+t'
+}
+
+# slow_hand_over SIGNAL: while the server hands over to a slow successor, SIGNAL is sent to the first
+# process, which passes it on when the successor has taken over. Sets old and pid.
+slow_hand_over() {
+    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    kill -USR1 "$pid"
+    wait_for test -e "$BATS_TEST_TMPDIR/started"
+    late_signal "$1"
+    : >"$BATS_TEST_TMPDIR/go"
     old=$pid
-    kill -USR1 "$old"
     wait_for succeeded "$old"
     pid=$(serving_pid)
-    wait_for names "$pid"
+    mend_successor
 }
 
-@test "a signal reaches the process that serves, though the first process learns of it late" {
-    for signal in USR1 TERM; do
-        start_supervised
-        hand_over_unseen
-        wait_gone "$old"
-        kill -"$signal" "$supervisor"
-        wait_log "\[$pid]: SIG$signal received: (restarting|ending gracefully)"
-        kill -TERM "$supervisor" 2>/dev/null || true
-        ended "$supervisor"
-    done
+@test "SIGTERM reaches the process that serves, though its predecessor ended before it was sent" {
+    start_supervised
+    slow_hand_over TERM
+    wait_gone "$old"
+    wait_log "\[$pid]: SIGTERM received: ending gracefully"
+    supervisor_ended 0
 }
 
-@test "a signal for the process that serves is passed on by one that has handed over" {
-    for signal in USR1 TERM; do
-        start_supervised
-        holds_half
-        hand_over_unseen
-        kill -"$signal" "$supervisor"
-        wait_log "\[$pid]: SIG$signal received: (restarting|ending gracefully)"
-        run ! logged "\[$old]: SIG$signal received: (ignored|ending)"
-        send_rest
-    done
+@test "SIGUSR1 reaches the process that serves, though it was sent to a predecessor that drains" {
+    start_supervised
+    holds_half
+    slow_hand_over USR1
+    wait_log "\[$pid]: SIGUSR1 received: restarting"
+    send_rest
+    kill -TERM "$supervisor"
+    supervisor_ended 0
+}
+
+@test "SIGTERM reaches the process that serves, though it was sent two restarts before" {
+    start_supervised
+    holds_half
+    first=$half
+    late_signal TERM
+    restart_server
+    holds_half
+    restart_server
+    wait_log "\[$pid]: SIGTERM received: ending gracefully"
+    send_rest
+    half=$first
+    send_rest
+    supervisor_ended 0
 }
 
 @test "a signal reaches a server whose successor has just crashed, before it knows" {
@@ -416,6 +612,7 @@ is_replaced() {
         serves
     done
     alive "$supervisor"
+    disconnect "$conn"
     kill -TERM "$supervisor"
     ended "$outside"
     ((status == 0))
@@ -469,4 +666,107 @@ has_grandchild() {
 
 has_orphan() {
     (($(children "$supervisor" | wc -l) == 2))
+}
+
+# ---- the terminal ----
+
+# on_terminal COMMAND: runs COMMAND in a shell with job control, as the foreground of a terminal of
+# its own, and waits for a server. Its screen is the log. Sets terminal, pid and port.
+on_terminal() {
+    command -v script >/dev/null || skip 'needs script'
+    rm -f "$BATS_TEST_TMPDIR/keys"
+    mkfifo "$BATS_TEST_TMPDIR/keys"
+    exec {keys}<>"$BATS_TEST_TMPDIR/keys"
+    log=$BATS_TEST_TMPDIR/log.screen
+    : >"$log"
+    (
+        cd "$BATS_TEST_TMPDIR" || exit
+        SHELL=$BASH exec script -q -c "set -m; $1" /dev/null <keys >>"$log" 2>&1 3>&-
+    ) &
+    terminal=$!
+    wait_log '\[([0-9]+)]: listening on '
+    pid=${BASH_REMATCH[1]}
+    wait_listening
+}
+
+type_key() {
+    printf '%b' "$1" >&"$keys"
+}
+
+close_window() {
+    kill -KILL "$terminal"
+    wait "$terminal" 2>/dev/null || true
+}
+
+supervised="./$NAME --supervise -l 127.0.0.1:0 ${PATIENT[*]}"
+single="./$NAME -l 127.0.0.1:0 ${PATIENT[*]}"
+
+@test "a terminal that stops background processes which write stops no server" {
+    for command in "$single; sleep 300" "$supervised" "$single & wait; sleep 300" "$supervised & wait"; do
+        on_terminal "stty tostop; $command"
+        for _ in 1 2; do
+            old=$pid
+            kill -USR1 "$pid"
+            wait_for succeeded "$old"
+            pid=$(serving_pid)
+            serves
+        done
+        kill -TERM "$pid"
+        wait_gone "$pid"
+        close_window
+    done
+}
+
+@test "Ctrl-C counts once, and ends the servers gracefully" {
+    on_terminal "$supervised; echo status \$?"
+    holds_half
+    old=$pid
+    kill -USR1 "$pid"
+    wait_for succeeded "$old"
+    pid=$(serving_pid)
+    first=$half
+    holds_half
+    type_key '\003'
+    wait_log "\[$old]: SIGINT received: ending gracefully"
+    wait_log "\[$pid]: SIGINT received: ending gracefully"
+    send_rest
+    half=$first
+    send_rest
+    wait_log '^status 0'
+    run ! logged 'at once'
+}
+
+@test "Ctrl-C twice ends the servers at once" {
+    on_terminal "$supervised; echo status \$?"
+    holds_half
+    old=$pid
+    kill -USR1 "$pid"
+    wait_for succeeded "$old"
+    pid=$(serving_pid)
+    holds_half
+    type_key '\003'
+    wait_log "\[$old]: SIGINT received: ending gracefully"
+    wait_log "\[$pid]: SIGINT received: ending gracefully"
+    type_key '\003'
+    wait_log '^status 1'
+    logged "\[$pid]: SIGINT received: ending at once"
+    wait_for programs_are
+}
+
+@test "Ctrl-\\, and closing the window, end the servers" {
+    for end in quit close; do
+        on_terminal "ulimit -c 0; $supervised; echo status \$?"
+        holds_half
+        old=$pid
+        kill -USR1 "$pid"
+        wait_for succeeded "$old"
+        if [[ $end == quit ]]; then
+            type_key '\034'
+            wait_log '^status 131'
+        else
+            close_window
+        fi
+        deadline=5 wait_for programs_are
+        refuses
+    done
 }
