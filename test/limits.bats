@@ -287,7 +287,7 @@ injected_often() {
 }
 
 @test "the same, where the listener was opened by another process" {
-    crowd given -g C1 1 "$BATS_TEST_TMPDIR/$NAME" --request-timeout 600
+    crowd given -g 1 "$BATS_TEST_TMPDIR/$NAME" --request-timeout 600
     port=$crowd_port
     wait_log 'listening on'
     crowd greedy 10 "$port"
