@@ -635,7 +635,7 @@ signals() {
     for ((i = 1; i <= 2; i++)); do
         kill -USR1 "$pid"
         wait_for failed_more_than $((i - 1))
-        logged 'restart failed: cannot start the successor of x+: File name too long'
+        logged 'restart failed: cannot start x+: its other name: File name too long'
         serves
     done
     [[ $(holder_of_port) == "$pid" ]]
