@@ -193,7 +193,8 @@ start_limited() {
             disconnect "$conn"
         done
         alive "$job"
-        kill -KILL "$job"
+        kill "$job"
+        wait "$job" || true
     done
 }
 
