@@ -48,15 +48,19 @@ refused() {
     logged "listening on .*version $version$"
 }
 
-@test "--help fails where it cannot be written" {
+@test "--help and --version fail where standard output is full or closed, and say so" {
+    output=
     for option in --help --version; do
         status=0
-        (cd "$BATS_TEST_TMPDIR" && exec "./$NAME" "$option" >/dev/full 2>/dev/null) || status=$?
-        ((status == 1))
+        complaint=$("$BATS_TEST_TMPDIR/$NAME" "$option" 2>&1 >/dev/full) || status=$?
+        refused 1 'cannot write to standard output: No space left on device'
+        status=0
+        complaint=$("$BATS_TEST_TMPDIR/$NAME" "$option" 2>&1 >&-) || status=$?
+        refused 1 'cannot write to standard output: '
     done
 }
 
-@test "an option that it does not know is refused with status 2" {
+@test "an unknown option is refused with status 2" {
     for option in --nonsense -x --listen-to=127.0.0.1:0 -4; do
         try "$option"
         refused 2 "${option%%=*}"
@@ -78,7 +82,7 @@ refused() {
     done
 }
 
-@test "a timeout that is no number of seconds is refused with status 2" {
+@test "a timeout that is not a number of seconds is refused with status 2" {
     for option in --ready-timeout --drain-timeout --idle-timeout --request-timeout; do
         for value in '' x -1 1x ' 1' +1 0x10 1e3 1.5 99999999999 99999999999999999999999; do
             try -l 127.0.0.1:0 "$option" "$value"
@@ -87,7 +91,7 @@ refused() {
     done
 }
 
-@test "an address that is none is refused with status 2" {
+@test "an invalid address is refused with status 2" {
     for address in '' : nonsense 127.0.0.1 127.0.0.1: 127.0.0.1:x 127.0.0.1:-1 127.0.0.1:65536 \
         127.0.0.1:99999999999999999999 '127.0.0.1:80 ' ' 127.0.0.1:80' 127.0.0.1:80x 256.0.0.1:80 \
         127.0.0:80 127.1:80 example.org:80 ::1:80 '[::1]' '[::1]:' '[::1:80' '::1]:80' '[]:80' \
@@ -97,23 +101,17 @@ refused() {
     done
 }
 
-@test "a descriptor that is not open is refused with status 2" {
+@test "a descriptor that is not open, not a socket or does not listen is refused with status 2" {
     try 9
     refused 2 '9.*Bad file descriptor'
     try 2147483647
     refused 2 'Bad file descriptor'
-}
-
-@test "a descriptor that is no socket is refused with status 2" {
     try 9 9</dev/null
     refused 2 '9.*(S|s)ocket'
     try 9 9<"$BATS_TEST_DIRNAME"
     refused 2 '9.*(S|s)ocket'
     try 9 9< <(:)
     refused 2 '9.*(S|s)ocket'
-}
-
-@test "a socket that does not listen is refused with status 2" {
     start_server
     try 9 9<>"/dev/tcp/127.0.0.1/$port"
     refused 2 '9.*listen'
@@ -121,7 +119,7 @@ refused() {
     refused 2 '9.*listen'
 }
 
-@test "a descriptor that is no number is refused with status 2" {
+@test "a descriptor that is not a number is refused with status 2" {
     for fd in '' x 3x 0x3 ' 3' +3 3.0 2147483648 4294967299 18446744073709551619 \
         99999999999999999999999; do
         try "$fd"
@@ -131,27 +129,21 @@ refused() {
     refused 2 -3
 }
 
-@test "anything behind the descriptor is refused with status 2" {
+@test "an argument after the descriptor is refused with status 2" {
     try 9 10
     refused 2 10
     try 9 --help
     refused 2 --help
 }
 
-@test "an address in use is refused with status 1" {
+@test "an address that cannot be listened on is refused with status 1 and the reason" {
     start_server
     try -l "127.0.0.1:$port"
     refused 1 "127\.0\.0\.1:$port: Address already in use"
     serves
-}
-
-@test "an address that is not this machine's is refused with status 1" {
     try -l 192.0.2.1:0
     refused 1 '192\.0\.2\.1:0: Cannot assign requested address'
-}
-
-@test "a port that needs a permission it has not is refused with status 1" {
-    (($(</proc/sys/net/ipv4/ip_unprivileged_port_start) > 81)) || skip 'each port may be had without permission here'
+    (($(</proc/sys/net/ipv4/ip_unprivileged_port_start) > 81)) || return 0 # any user may listen there
     local drop=()
     ((EUID != 0)) || drop=(setpriv --bounding-set -net_bind_service --inh-caps -net_bind_service)
     status=0
@@ -171,13 +163,13 @@ refused() {
     serves
 }
 
-@test "without --listen it is 127.0.0.1:8080" {
+@test "the server listens on 127.0.0.1:8080 without --listen" {
     # Where another process has that port already, the complaint names it.
     start_command "./$NAME"
     wait_log "\[$pid]: .*listen(ing)? on 127\.0\.0\.1:8080"
 }
 
-@test "it listens on the address given, and on no other" {
+@test "the server listens on the given address, and on no other" {
     # One that no other test's server has at 127.0.0.1.
     start_command "./$NAME" --listen="127.0.0.2:$(free_port)"
     wait_listening
@@ -185,16 +177,10 @@ refused() {
     [[ $(curl -q -sS --noproxy '*' "http://127.0.0.2:$port/") == 'Hello, World!' ]]
     run get /
     ((status == 7))
-}
-
-@test "it listens on all IPv4 addresses with 0.0.0.0" {
     start_command "./$NAME" -l 0.0.0.0:0
     wait_listening
     logged "\[$pid]: listening on 0\.0\.0\.0:$port,"
     serves
-}
-
-@test "it listens on an IPv6 address in brackets" {
     start_command "./$NAME" -l "[::1]:$(free_port)"
     wait_listening
     logged "\[$pid]: listening on \[::1]:$port,"
@@ -202,8 +188,10 @@ refused() {
 }
 
 @test "long options can be shortened, and the last of two counts" {
-    start_command "./$NAME" --listen 192.0.2.1:1 --lis 127.0.0.1:0
+    start_command "./$NAME" --lis 127.0.0.1:0 --pid-file first --pid second
     wait_listening
+    wait_for says "$BATS_TEST_TMPDIR/second" "^$pid$"
+    [[ ! -e $BATS_TEST_TMPDIR/first ]]
     serves
 }
 
@@ -223,13 +211,23 @@ refused() {
     serves
 }
 
-@test "a descriptor given wins over --listen" {
-    start_server
-    restart_server
-    # The successor has both.
-    mapfile -d '' -t argv <"/proc/$pid/cmdline"
-    [[ ${argv[*]:1:2} == '-l 127.0.0.1:0' ]]
-    logged "\[$pid]: listening on 127\.0\.0\.1:$port \(inherited fd ${argv[-1]}\)"
+@test "the value of an option is not taken for FD, even if it is the number of a listener" {
+    command -v systemd-socket-activate >/dev/null || skip 'needs systemd-socket-activate'
+    for option in '--drain-timeout 3' --drain-timeout=3 '-p 3'; do
+        : >"$log"
+        leaked=$(free_port)
+        port=$leaked
+        # shellcheck disable=SC2086 # words
+        start_command systemd-socket-activate -l "127.0.0.1:$leaked" \
+            env -u LISTEN_FDS -u LISTEN_PID "./$NAME" -l 127.0.0.1:0 $option
+        wait_for accepts
+        wait_listening
+        ((port != leaked))
+        logged "listening on 127\.0\.0\.1:$port,"
+        serves
+        restart_server
+        serves
+    done
 }
 
 @test "an inherited listener that blocks is made not to" {
@@ -260,7 +258,7 @@ accepts() {
     done
 }
 
-@test "a timeout of seven digits is taken" {
+@test "a timeout of seven digits is accepted" {
     start_server --idle-timeout 1000000 --drain-timeout=1000000 --request-timeout 1000000 \
         --ready-timeout 1000000
     serves

@@ -261,28 +261,6 @@ is_full() {
     alive "$pid"
 }
 
-@test "where the system has no more descriptors, the connection that has been idle longest is evicted" {
-    start_server
-    connect_many 3
-    for conn in "${conns[@]}"; do
-        ask "$conn"
-    done
-    ask "${conns[0]}"
-    prlimit "--pid=$pid" "--nofile=$(highest_descriptor):$(highest_descriptor)"
-    connect
-    ask "$conn"
-    closed "${conns[1]}"
-    ask "${conns[0]}"
-    ask "${conns[2]}"
-    ask "$conn"
-}
-
-# The limit that leaves the server no descriptor but those it has.
-highest_descriptor() {
-    local fds=("/proc/$pid/fd"/*)
-    printf '%s\n' "${fds[@]##*/}" | sort -n | awk 'END { print $1 + 1 }'
-}
-
 @test "a connection with a request in flight is not evicted" {
     start_limited 64
     connect_many 10

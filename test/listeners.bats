@@ -1,0 +1,208 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: 0BSD
+# Several listeners: what holds for one holds for each of them.
+# shellcheck disable=SC2016 # scripts in quotes are run by the successor
+# shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
+
+load helper
+load crowd
+
+# start_two [OPTIONS...]: starts a server with two listeners at 127.0.0.1. Sets ports.
+start_two() {
+    start_server -l 127.0.0.1:0 "$@"
+    find_ports
+}
+
+# Sets ports to those of process $pid, in the order of its listeners.
+find_ports() {
+    local line lines
+    ports=()
+    mapfile -t lines <"$log"
+    for line in "${lines[@]}"; do
+        [[ ! $line =~ \[$pid]:' listening on '[^\ ]*:([0-9]+) ]] || ports+=("${BASH_REMATCH[1]}")
+    done
+    ((${#ports[@]} == 2))
+}
+
+# both COMMAND...: the command succeeds with either port.
+both() {
+    for port in "${ports[@]}"; do
+        "$@" || return
+    done
+}
+
+@test "two listeners are served, restarted, and handed on in the same order" {
+    start_command "./$NAME" -l 127.0.0.1:0 -l "[::1]:$(free_port)" "${PATIENT[@]}"
+    wait_listening
+    find_ports
+    read -r four six <<<"${ports[*]}"
+    answer_both() {
+        [[ $(curl -q -sS --noproxy '*' "http://127.0.0.1:$four/") == 'Hello, World!' ]]
+        [[ $(curl -q -sS --noproxy '*' -g "http://[::1]:$six/") == 'Hello, World!' ]]
+    }
+    answer_both
+    port=$four
+    connect
+    client4=$conn
+    exec {client6}<>"/dev/tcp/::1/$six"
+    for ((i = 0; i < 3; i++)); do
+        restart_server
+        mapfile -d '' -t argv <"/proc/$pid/cmdline"
+        [[ ${argv[-1]} == 3,4 ]]
+        logged "\[$pid]: listening on 127\.0\.0\.1:$four \(inherited fd 3\)"
+        logged "\[$pid]: listening on \[::1]:$six \(inherited fd 4\)"
+        answer_both
+        ask "$client4"
+        ask "$client6"
+        wait_gone "$old"
+    done
+    # Nothing else is listened on, and nothing is left at the end.
+    (($(ss -Htlnp | grep -c "pid=$pid,") == 2))
+    kill -TERM "$pid"
+    wait_gone "$pid"
+    for address in "127.0.0.1/$four" "::1/$six"; do
+        ! (: <>"/dev/tcp/$address") 2>/dev/null || return 1
+    done
+}
+
+@test "a restart that fails leaves two listeners as they were" {
+    start_two
+    before=$(descriptors "$pid")
+    successor_script 'exit 3'
+    fail_restart
+    both serves
+    wait_for has_descriptors "$pid" "$before"
+    mend_successor
+    restart_server
+    both serves
+}
+
+@test "no connection to either listener is refused while the server is restarted over and over" {
+    need hammer
+    start_two
+    loads=()
+    for i in 0 1; do
+        in_background "$BUILD_DIR/hammer" -k 4 -t 4 -p 2 -c 4 -s 2 -i 5 -d 300 \
+            "127.0.0.1:${ports[i]}" >"$BATS_TEST_TMPDIR/load.$i"
+        loads+=("$job")
+    done
+    both serves
+    for ((i = 0; i < 20; i++)); do
+        restart_server
+    done
+    for i in 0 1; do
+        kill -INT "${loads[i]}"
+        ended "${loads[i]}"
+        cat "$BATS_TEST_TMPDIR/load.$i"
+        ((status == 0))
+        grep -q 'answered=[1-9].* failed=0 refused=0 closed=0 announced=0 wrong=0 ' \
+            "$BATS_TEST_TMPDIR/load.$i"
+    done
+}
+
+# ask_unaccepted COUNT: asks over COUNT connections to each listener of a server that is stopped.
+# Sets waiting.
+ask_unaccepted() {
+    waiting=()
+    for ((i = 0; i < $1; i++)); do
+        for port in "${ports[@]}"; do
+            connect
+            waiting+=("$conn")
+            send "$conn" "$WHOLE"
+        done
+    done
+}
+
+@test "what waits at either listener when SIGTERM comes is answered" {
+    start_two
+    stop "$pid"
+    # More than are accepted before anything else has its turn.
+    ask_unaccepted 150
+    kill -TERM "$pid"
+    kill -CONT "$pid"
+    for conn in "${waiting[@]}"; do
+        receive "$conn"
+        [[ $code == 200 ]]
+        announces_close
+        disconnect "$conn"
+    done
+    ended "$pid"
+    ((status == 0))
+}
+
+@test "what waits at either listener when the successor crashes is answered by the old process" {
+    start_two --rollback-timeout 600
+    before=$(descriptors "$pid")
+    restart_server
+    stop "$pid"
+    ask_unaccepted 20
+    kill -KILL "$pid"
+    wait_log "\[$old]: rolled back: successor $pid was ended by signal 9"
+    for conn in "${waiting[@]}"; do
+        answered "$conn"
+        disconnect "$conn"
+    done
+    both serves
+    wait_for has_descriptors "$old" "$before"
+    mend_successor
+    restart_server
+    both serves
+}
+
+# start_limited: starts a server with two listeners and 64 descriptors. Sets ports.
+start_limited() {
+    start_command prlimit --nofile=64:64 "./$NAME" -l 127.0.0.1:0 -l 127.0.0.1:0 "${PATIENT[@]}"
+    wait_listening
+    find_ports
+}
+
+@test "where descriptors run out, either listener's new connections take the place of idle ones" {
+    start_limited
+    port=${ports[0]}
+    connect_many 60
+    ask "${conns[59]}"
+    first=("${conns[@]}")
+    port=${ports[1]}
+    connect_many 10
+    for conn in "${conns[@]}"; do
+        ask "$conn"
+    done
+    closed "${first[0]}"
+    port=${ports[0]}
+    connect
+    ask "$conn"
+    does_not_spin "$pid"
+    both serves
+}
+
+@test "a flood at one listener does not keep the other one waiting" {
+    need_strace
+    need hammer
+    start_two
+    # Accepting takes longer than clients need to come again: the first queue never runs empty.
+    in_trouble accept4,accept delay_enter=2000
+    for flooded in 0 1; do
+        in_background "$BUILD_DIR/hammer" -k 0 -t 0 -p 0 -c 64 -s 0 -i 0 -d 300 \
+            "127.0.0.1:${ports[flooded]}" >/dev/null
+        port=${ports[flooded]}
+        wait_for is_flooded
+        port=${ports[1 - flooded]}
+        for ((i = 0; i < 5; i++)); do
+            connect
+            ask "$conn"
+            disconnect "$conn"
+        done
+        alive "$job"
+        kill "$job"
+        wait "$job" || true
+    done
+}
+
+# Whether more connections wait to be accepted at $port than are in one turn.
+is_flooded() {
+    (($(queue_length) > 20))
+}
+
+queue_length() {
+    ss -Htln "sport = :$port" | awk '{ print $2 }'
+}
