@@ -718,16 +718,9 @@ static int find_activation(struct restart *r)
     return inherit_listeners(r, fds, count > 0 ? count : 0);
 }
 
-static void pass_over(__attribute__((unused)) int signal)
-{
-}
-
 static void set_signals(struct restart *r)
 {
-    /* A program that this process executes does not inherit a handler, but would inherit SIG_IGN.
-     */
-    const struct sigaction ignore = {.sa_handler = pass_over, .sa_flags = SA_RESTART};
-    const struct sigaction standard = {.sa_handler = SIG_DFL};
+    const struct sigaction ignore = {.sa_handler = SIG_IGN}, standard = {.sa_handler = SIG_DFL};
     sigemptyset(&r->caught);
     sigaddset(&r->caught, SIGUSR1);
     sigaddset(&r->caught, SIGTERM);
@@ -903,10 +896,13 @@ static int return_to_directory(const struct restart *r)
 
 static void restore_signals(const struct restart *r, bool block_restart)
 {
+    const struct sigaction standard = {.sa_handler = SIG_DFL};
     struct sigaction action;
     sigset_t mask = r->mask;
     if (block_restart)
         sigaddset(&mask, SIGUSR1);
+    sigaction(SIGPIPE, &standard, NULL);
+    sigaction(SIGXFSZ, &standard, NULL);
     if (sigaction(SIGCHLD, NULL, &action) == 0 && action.sa_handler == SIG_DFL)
         sigaction(SIGCHLD, &r->on_child, NULL);
     sigprocmask(SIG_SETMASK, &mask, NULL);
@@ -1560,7 +1556,7 @@ int restart_serve(struct restart *r, const struct restart_options *options)
  */
 bool restart_persists(const struct restart *r)
 {
-    const int64_t announced = r->options.drain_timeout * SECOND / 2;
+    const int64_t announced = r->options.drain_timeout * SECOND / 4;
     return r->phase < RESTART_HANDING_OVER ||
            (r->phase == RESTART_HANDING_OVER && now() < r->deadlines[PHASE_BY] - announced);
 }

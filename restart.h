@@ -163,9 +163,9 @@ struct restart {
  * default log says why: exit.
  *
  * Side effects: opens /dev/null for each standard stream that is closed; blocks SIGUSR1, SIGTERM
- * and SIGINT, which the module reads from a signalfd(2); gives SIGPIPE and SIGXFSZ a handler that
- * does nothing, and SIGCHLD its default action; removes RESTART_CHANNEL, RESTART_SUPERVISOR and
- * LISTEN_* from the environment. A successor starts with the signal mask and actions that this
+ * and SIGINT, which the module reads from a signalfd(2); ignores SIGPIPE and SIGXFSZ; gives
+ * SIGCHLD its default action; removes RESTART_CHANNEL, RESTART_SUPERVISOR and LISTEN_* from the
+ * environment. A successor starts with the signal mask and actions that this
  * process was started with, except that SIGPIPE and SIGXFSZ have their default action; in the
  * directory that this process was started in (after chroot(2) only an absolute name finds it); and
  * with no descriptor above 2 but the listeners and the module's own. Its arguments are ARGV's
@@ -258,8 +258,9 @@ bool restart_persists(const struct restart *restart);
 
 /*
  * For a process that the server forks, also if it then executes another program, because the signal
- * mask survives execve(2): closes the module's descriptors, and restores the mask and, unless the
- * server has set its own, the action for SIGCHLD. Children do not disturb the module, not even if a
+ * mask survives execve(2): closes the module's descriptors, and restores the mask, the actions for
+ * SIGPIPE and SIGXFSZ (set your own after that) and, unless the server has set its own, that for
+ * SIGCHLD. Children do not disturb the module, not even if a
  * handler for SIGCHLD reaps the successor: then the log cannot say how that ended, and its end
  * counts as a crash.
  */

@@ -341,7 +341,7 @@ channel_is_full() {
 }
 
 @test "the drain timeout closes what a stopped successor has not taken, and says how many" {
-    start_server --drain-timeout 4
+    start_server --drain-timeout 10
     connect_many 40
     ask_many "${conns[@]}"
     connect

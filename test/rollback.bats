@@ -322,6 +322,7 @@ ask_last() {
     before=$(descriptors "$old")
     for ((i = 0; i < 10; i++)); do
         restart_server
+        wait_log "\[$old]: handed over to $pid\$"
         kill -KILL "$pid"
         rolled_back 'was ended by signal 9 \(Killed\)'
     done
