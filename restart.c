@@ -779,10 +779,9 @@ static void leave_predecessor(struct restart *r)
         notify_main(r, r->successor.pid, ""); /* again: it may have come too early */
 }
 
-/* The predecessor serves on: it has given this process up. */
-static void refuse_claim(struct restart *r)
+static void refuse_claim(struct restart *r, const char *why)
 {
-    say(r, LOG_ERR, "cannot claim the listeners: the predecessor serves on");
+    say(r, LOG_ERR, "cannot claim the listeners: %s", why);
     fail(r);
 }
 
@@ -790,25 +789,25 @@ static void refuse_claim(struct restart *r)
  * the predecessor has given this process up, that message cannot be sent (EPIPE). */
 static void claim(struct restart *r)
 {
+    const char *given_up = "the predecessor serves on";
     const bool alone = r->predecessor < 0 || is_at_end(r->predecessor);
     if (r->predecessor >= 0 && other_owner(r) > 0) {
-        refuse_claim(r);
+        refuse_claim(r, given_up);
         return;
     }
     if (!announce(r, !alone || r->inherited == 0)) {
         fail(r);
         return;
     }
-    const int error = r->predecessor >= 0 && send_message(r->predecessor, "R2", -1) < 0 ? errno : 0;
-    if (error && !is_at_end(r->predecessor)) {
-        if (error == EPIPE)
-            refuse_claim(r);
-        else
-            step_after(r, RETRY_MS);
-        return;
+    say_listening(r);
+    if (!alone && send_message(r->predecessor, "R2", -1) < 0) {
+        const int error = errno;
+        if (!is_at_end(r->predecessor)) {
+            refuse_claim(r, error == EPIPE ? given_up : strerror(error));
+            return;
+        }
     }
     enter(r, RESTART_SERVING);
-    say_listening(r);
     if (alone)
         notify_serving(r, "READY=1\n");
 }
