@@ -159,6 +159,19 @@ bench-restart: all build/hammer
 
 # ---- the rest ----
 
+help:
+	@echo 'make                build the server, under both names'
+	@echo 'make install        install it (PREFIX, DESTDIR; VERSION=... builds that version)'
+	@echo 'make deps test      install the tools for the tests, and run the tests'
+	@echo 'make check-deps     install all tools that tests, checks and fuzzing can use'
+	@echo 'make check          lint, and run the tests on a sanitized build'
+	@echo 'make fuzz           fuzz the parser (FUZZ_SECONDS; AGAINST=COMMIT compares two)'
+	@echo 'make chaos          restart, stop and kill at random (CHAOS_SECONDS, CHAOS_SEED)'
+	@echo 'make demo           ten restarts and a rollback, to watch'
+	@echo 'make bench          CPU time beside other servers'
+	@echo 'make bench-restart  what clients notice of restarts, beside other servers'
+	@echo 'make clean          remove what was built'
+
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin
 	install $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
@@ -169,4 +182,4 @@ uninstall:
 clean:
 	rm -rf $(PROGRAMS) $(OBJECTS) .flags .version build
 
-.PHONY: all tools deps check-deps test-needs test check lint fuzz chaos demo bench bench-restart install uninstall clean FORCE
+.PHONY: all help tools deps check-deps test-needs test check lint fuzz chaos demo bench bench-restart install uninstall clean FORCE
