@@ -621,11 +621,11 @@ generations_are() {
     before=$(descriptors "$pid")
     hold_at epoll_wait
     asked=0
+    end=$((SECONDS + patience))
     until logged "\[$pid]: restart failed: successor $successor was not ready within 6 s and was killed"; do
         serves
         ask_many "${conns[@]}"
-        ((++asked))
-        ((asked < 100000))
+        ((++asked, SECONDS < end))
     done
     ((asked > 0))
     ask_many "${conns[@]}"
@@ -699,6 +699,48 @@ generations_are() {
     wait_for only_one_left
     programs_are "$pid"
     ask "$conn"
+}
+
+# report_late WHEN: the ready timeout is over at 2 s, and strace has the old process give its successor
+# up for 5 s, of which the channel is open before (WHEN is delay_enter) or closed after (delay_exit).
+# The successor reports at 4 s.
+report_late() {
+    start_server --ready-timeout 2 -p pid_file
+    connect
+    ask "$conn"
+    in_trouble shutdown "$1=5000000:when=1"
+    successor_script 'sleep 4; become "$@"'
+    old=$pid
+    kill -USR1 "$old"
+}
+
+@test "a successor that reports while the old process gives it up serves, and no client is lost" {
+    need_strace
+    report_late delay_enter
+    wait_for succeeded "$old"
+    pid=$(serving_pid)
+    idle=$conn
+    # The old process cannot have accepted it.
+    connect
+    ask "$conn"
+    ended "$old"
+    ((status == 0))
+    (($(count_log 'restart failed') == 0))
+    ask "$idle"
+    ask "$conn"
+    names "$pid"
+}
+
+@test "a successor that reports after the old process has given it up serves nobody, and ends" {
+    need_strace
+    report_late delay_exit
+    wait_log "\[$old]: restart failed: successor [0-9]+ "
+    logged 'cannot claim the listeners: the predecessor serves on'
+    (($(count_log 'listening on') == 1))
+    ask "$conn"
+    wait_for childless "$old"
+    names "$old"
+    serves
 }
 
 @test "a successor that sends garbage without end is not ready, and keeps no client waiting" {
