@@ -396,23 +396,6 @@ channel_is_full() {
     serves
 }
 
-@test "a successor that was stopped answers what clients sent meanwhile" {
-    start_server
-    connect_many 5
-    ask_many "${conns[@]}"
-    hold_hand_over
-    for conn in "${conns[@]}"; do
-        send "$conn" "$WHOLE$HALF"
-    done
-    kill -CONT "$pid"
-    for conn in "${conns[@]}"; do
-        answered "$conn"
-        send "$conn" "$REST"
-        answered "$conn"
-    done
-    wait_gone "$old"
-}
-
 @test "what clients sent before the old process knew of its successor is answered" {
     start_server
     connect_many 10
