@@ -83,17 +83,6 @@ server_end_gone() {
     ! server_end "$1"
 }
 
-@test "a successor that reports too late to a predecessor that lives serves nobody, and ends" {
-    start_peer accept=1 start=deaf reap=1 serve
-    connect
-    send "$conn" "$WHOLE"
-    peer_done reap=1
-    answered "$conn"
-    serves
-    logged "^$NAME\[[0-9]+]: cannot claim the listeners: the predecessor serves on$"
-    ! logged "^$NAME\[[0-9]+]: listening on" || return 1
-}
-
 @test "restarted while the old process still hands over, it says so, and passes everything on" {
     start_peer accept=3 start hear=R2 give=1 file=go give=2 end eof reap=0
     request_many 3
@@ -202,34 +191,6 @@ succeed_with() {
     ((status == 0))
     ask "$conn"
     holds "$peer" "$conn"
-}
-
-@test "a successor whose report comes at the ready timeout either serves or is killed" {
-    # It is executed twice, the script first, and the time runs from that.
-    for pause in 970 985 990 995 1000 1005 1015 1030; do
-        : >"$log"
-        start_server --ready-timeout 1
-        connect
-        ask "$conn"
-        successor_script "exec ./peer pause=$pause send=R2:0 take serve -- \"\$@\""
-        kill -USR1 "$pid"
-        wait_for restart_decided
-        ask "$conn"
-        serves
-        if logged 'handed over'; then
-            echo "$pause ms: in time"
-            ended "$pid"
-            ((status == 0))
-            ! logged 'restart failed' || return 1
-        else
-            echo "$pause ms: late"
-            wait_for childless "$pid"
-            holds "$pid" "$conn"
-        fi
-        ask "$conn"
-        end_all
-        mend_successor
-    done
 }
 
 @test "a successor that closes the channel once it owns the listener loses no request in flight" {

@@ -10,7 +10,7 @@
  * the server, so that the two agree on the description and not on a mistake.
  *
  *     accept=N        accept N connections
- *     start[=deaf]    start PROGRAM (an old process only), which cannot report if it is deaf
+ *     start           start PROGRAM (an old process only)
  *     send=TEXT:N     send the message TEXT with N connections (0 or 1), the one held longest
  *     give=N          hand over N connections, one in a message, the ones held longest first
  *     hear=TEXT       wait for the report, R, R1 or R2, which has to be TEXT
@@ -21,7 +21,6 @@
  *     eof             wait until the other side closes it
  *     reap=STATUS     wait until PROGRAM ends, with this status (an old process only)
  *     file=NAME       wait until this file is there
- *     pause=MS        wait so many milliseconds
  *     crash           end by SIGKILL
  *     hang            do nothing more, for ever
  *
@@ -330,12 +329,11 @@ static void find_channel(struct peer *p, const char *announced)
 /* What the child inherits are the standard streams, the listener and its end of the channel. */
 static void start(struct peer *p, const char *value)
 {
+    (void)value;
     int ends[2];
     char variable[64], listener[16];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         err(1, "cannot make a channel");
-    if (strcmp(value, "deaf") == 0)
-        shutdown(ends[0], SHUT_RD);
     snprintf(variable, sizeof variable, "%ld:%d", (long)getpid(), ends[1]);
     snprintf(listener, sizeof listener, "%d", p->listener);
     size_t count = 0;
@@ -390,12 +388,6 @@ static void wait_for_file(struct peer *p, const char *name)
         poll(NULL, 0, STEP_MS);
 }
 
-static void wait_a_while(struct peer *p, const char *value)
-{
-    (void)p;
-    poll(NULL, 0, (int)number_in(value));
-}
-
 static void crash(struct peer *p, const char *value)
 {
     (void)p, (void)value;
@@ -416,7 +408,7 @@ static const struct {
     {"give", give},          {"hear", hear},       {"take", take},
     {"serve", serve},        {"end", end_sending}, {"close", close_channel},
     {"eof", wait_for_end},   {"reap", reap},       {"file", wait_for_file},
-    {"pause", wait_a_while}, {"crash", crash},     {"hang", hang},
+    {"crash", crash},        {"hang", hang},
 };
 
 /* NAME or NAME=VALUE. */
