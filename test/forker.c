@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: 0BSD */
 /* forker.c - an echo server that changes its directory, forks a child for each connection, and
- * reaps all children in a handler for SIGCHLD, the successor too. */
+ * reaps all children in a handler for SIGCHLD, the successor too. With SUPERVISE in its environment
+ * it runs below a first process. */
 #include "restart.h"
 #include <err.h>
 #include <netinet/in.h>
@@ -46,6 +47,9 @@ int main(int argc, char **argv)
     int fd, listeners = restart_inherit(&r, &argc, argv);
     if (listeners < 0 || (listeners == 0 && restart_listener(&r, open_listener()) < 0))
         err(1, "cannot serve");
+    int status = getenv("SUPERVISE") ? restart_supervise(&r) : -1;
+    if (status >= 0)
+        return status;
     sigaction(SIGCHLD, &(struct sigaction){.sa_handler = reap, .sa_flags = SA_RESTART}, NULL);
     if (chdir("/") < 0)
         err(1, "cannot change to /");

@@ -472,20 +472,6 @@ environment() {
     serves
 }
 
-@test "several sockets that the service manager passes are served, restart after restart" {
-    other=$(free_port)
-    activate -l "127.0.0.1:$other" -- "./$NAME" --listen 127.0.0.1:1
-    for _ in 1 2 3; do
-        send "$conn" "$WHOLE"
-        answered "$conn"
-        wait_log "\[$pid]: listening on 127\.0\.0\.1:$port \(inherited fd 3\)"
-        wait_log "\[$pid]: listening on 127\.0\.0\.1:$other \(inherited fd 4\)"
-        serves
-        port=$other serves
-        restart_server
-    done
-}
-
 @test "Unix sockets from the service manager are served, and the log names them" {
     needs systemd-socket-activate
     socket=$BATS_TEST_TMPDIR/socket
@@ -1004,21 +990,6 @@ start_in_folder() {
 }
 
 # ---- the log ----
-
-@test "the journal is given priorities, and no name and pid" {
-    : >"$log"
-    JOURNAL_STREAM=$(stat -c %d:%i "$log") start_command "./$NAME" -l 127.0.0.1:0
-    wait_log '^<6>listening on 127\.0\.0\.1:[0-9]+, version '
-    rm "$BATS_TEST_TMPDIR/${NAME}1"
-    kill -USR1 "$pid"
-    wait_log '^<3>restart failed: cannot start '
-    logged '^<5>SIGUSR1 received: restarting$'
-    run ! logged "$NAME\["
-}
-
-@test "another stream than the journal's is written to as any" {
-    JOURNAL_STREAM=1:2 start_server
-}
 
 @test "a log file at its size limit harms nothing" {
     start_command bash -c "ulimit -f 0; exec ./$NAME -l 127.0.0.1:0 --drain-timeout 600"
