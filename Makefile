@@ -15,25 +15,21 @@ LINK     = $(CC) -pie -Wl,-z,relro,-z,now $(CFLAGS) $(LDFLAGS)
 
 PROGRAMS = rust_graceful_restart rust_graceful_restart1
 OBJECTS  = main.o http.o restart.o
-TOOLS    = $(patsubst %,build/%,echo hammer http_cases manager peer crowd tracer second_zero.so)
-TESTS    = test
+TOOLS    = $(patsubst %,build/%,echo forker library hammer http_cases manager peer crowd tracer \
+           second_zero.so)
+TESTS    = $(wildcard test/*.bats)
 
-# Tests mostly wait: all files run at the same time, where GNU parallel is there for it. The tests of
-# a file run one after the other: running them side by side costs bats more than most tests cost.
-JOBS ?= 20
-BATS  = bats $$(! parallel --version 2>/dev/null | grep -q '^GNU' || \
-    echo --jobs $(JOBS) --no-parallelize-within-files)
-
-# What is run besides a compiler, each as command:Debian package. A test that needs one of MORE_TOOLS
-# is skipped where that is missing. (parallel brings sysstat, which collects figures from then on.)
-TEST_TOOLS  = bats:bats curl:curl pgrep:procps socat:socat ss:iproute2 strace:strace
+# The commands that are run besides a compiler, make and what every Debian has, each as
+# command:Debian package. A test that needs one of MORE_TOOLS is skipped where that is missing.
+TEST_TOOLS  = bats:bats curl:curl pgrep:procps ps:procps socat:socat ss:iproute2 strace:strace
 MORE_TOOLS  = ab:apache2-utils h2load:nghttp2-client haproxy:haproxy nginx:nginx-light \
-              parallel:parallel systemd-analyze:systemd
+              systemd-analyze:systemd systemd-socket-activate:systemd
+LINT_TOOLS  = clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck jq:jq \
+              shellcheck:shellcheck shfmt:shfmt
 FUZZ_TOOLS  = clang:clang $(SANITIZER):libclang-rt-dev
-CHECK_TOOLS = $(FUZZ_TOOLS) clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck \
-              musl-gcc:musl-tools shellcheck:shellcheck
-BENCH_TOOLS = wrk:wrk ab:apache2-utils haproxy:haproxy nginx:nginx-light lighttpd:lighttpd h2o:h2o \
-              valgrind:valgrind
+CHECK_TOOLS = $(LINT_TOOLS) $(FUZZ_TOOLS) musl-gcc:musl-tools
+PROXY_TOOLS = haproxy:haproxy nginx:nginx-light
+BENCH_TOOLS = $(PROXY_TOOLS) gnuplot:gnuplot-nox wrk:wrk lighttpd:lighttpd h2o:h2o valgrind:valgrind
 SANITIZER   = /usr/lib/llvm*/lib/clang/*/lib/linux/*asan*
 
 all: $(PROGRAMS)
@@ -65,11 +61,15 @@ build/%: test/%.c http.o restart.o http.h restart.h
 # ---- tests ----
 
 # Of the tools in $(1), the packages of those that are missing.
-missing = $(strip $(shell PATH=$$PATH:/usr/sbin:/sbin; for tool in $(1); do \
+missing = $(sort $(shell PATH=$$PATH:/usr/sbin:/sbin; for tool in $(1); do \
     { command -v $${tool%:*} || ls $${tool%:*}; } >/dev/null 2>&1 || echo $$tool | cut -d : -f 2; done))
 
-advise = @packages='$(call missing,$(1))'; [ -z "$$packages" ] || \
-    echo "not installed: $$packages (Debian: apt-get install $$packages)" >&2
+# Says in one line which of the tools in $(1) are missing, and what installs them: require stops
+# there, with advise the target does without them.
+require = @packages='$(call missing,$(1))'; [ -z "$$packages" ] || \
+    { echo "not installed: $$packages (run: $(2))" >&2; exit 1; }
+advise  = @packages='$(call missing,$(1))'; [ -z "$$packages" ] || \
+    echo "left out, not installed: $$packages (Debian: apt-get install $$packages)" >&2
 
 deps: PACKAGES = $(call missing,$(TEST_TOOLS))
 check-deps: PACKAGES = $(call missing,$(TEST_TOOLS) $(MORE_TOOLS) $(CHECK_TOOLS))
@@ -83,31 +83,35 @@ deps check-deps:
 	    echo "install these first (names of Debian's packages): $$packages" >&2; exit 1; \
 	fi
 
-# Version 1.0.0, where the clone has its history: it and this build succeed each other in the tests.
-FIRST = 688811b
-build/1.0.0/rust_graceful_restart:
-	@! git cat-file -e $(FIRST) 2>/dev/null || { mkdir -p $(@D) && \
-	    git archive $(FIRST) | tar -x -C $(@D) main.c http.c http.h restart.c restart.h && \
-	    $(CC) -std=gnu11 -D_GNU_SOURCE -DVERSION='"1.0.0"' -O2 -o $@ $(@D)/*.c; }
+# Version 2.0.0, where the clone has its history: it and this build succeed each other in the tests.
+SECOND = 3a7af98
+build/2.0.0/rust_graceful_restart:
+	@! git cat-file -e $(SECOND) 2>/dev/null || { mkdir -p $(@D) && \
+	    git archive $(SECOND) | tar -x -C $(@D) main.c http.c http.h restart.c restart.h && \
+	    $(CC) -std=gnu11 -D_GNU_SOURCE -DVERSION='"2.0.0"' -O2 -o $@ $(@D)/*.c; }
 
-tools: $(TOOLS) build/1.0.0/rust_graceful_restart
-test: all tools
-	$(BATS) $(TESTS)
+tools: $(TOOLS) build/2.0.0/rust_graceful_restart
+test-needs:
+	$(call require,$(TEST_TOOLS),make deps)
+test: test-needs all tools
+	test/run.sh $(TESTS)
 
 # The whole suite again, on a build that finds what it does wrong, and what reads the code. Leaks are
 # left to the tests that count: their finder does not work in a process that strace watches.
 SANITIZED = -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
-check: lint
+check: test-needs lint
 	$(MAKE) tools
 	mkdir -p build/sanitized
 	$(CC) -std=gnu11 -D_GNU_SOURCE -O1 -g $(SANITIZED) -DVERSION='"$(VERSION)"' \
 	    -o build/sanitized/rust_graceful_restart main.c http.c restart.c
 	cp build/sanitized/rust_graceful_restart build/sanitized/rust_graceful_restart1
 	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1 \
-	    SERVER_DIR=$(CURDIR)/build/sanitized $(BATS) $(TESTS)
+	    SERVER_DIR=$(CURDIR)/build/sanitized test/run.sh $(TESTS)
 
 SOURCES = main.c http.c restart.c $(wildcard test/*.c)
+commands = $(foreach tool,$(1),$(firstword $(subst :, ,$(tool))))
 lint:
+	$(call require,$(LINT_TOOLS),make check-deps)
 	clang-format --dry-run --Werror $(SOURCES) http.h restart.h
 	cppcheck --quiet --error-exitcode=1 --enable=warning,performance,portability \
 	    --inline-suppr -D_GNU_SOURCE -I. $(SOURCES)
@@ -116,13 +120,17 @@ lint:
 	done
 	shellcheck -x $(wildcard test/*.sh) .ci/run
 	shellcheck -x -s bats $(wildcard test/*.bats test/*.bash)
+	test/commands.sh '$(call commands,$(TEST_TOOLS) $(MORE_TOOLS))' \
+	    $(wildcard test/*.bats test/*.bash) test/chaos.sh test/run.sh
+	test/commands.sh '$(call commands,pgrep $(BENCH_TOOLS))' \
+	    $(wildcard test/bench*.sh) test/demo.sh
 
 # AGAINST=COMMIT: the parser of that commit must give the same answers.
 FUZZ_SECONDS ?= 600
 FUZZED = clang -std=gnu11 -D_GNU_SOURCE -I. -O1 -g -fsanitize=fuzzer,address,undefined \
     -fno-sanitize-recover=undefined
 fuzz:
-	$(call advise,$(FUZZ_TOOLS))
+	$(call require,$(FUZZ_TOOLS),make check-deps)
 	mkdir -p build/corpus
 	$(if $(AGAINST),mkdir -p build/against && \
 	    git archive $(AGAINST) http.c http.h | tar -x -C build/against && \
@@ -134,6 +142,7 @@ fuzz:
 
 # CHAOS_SECONDS, CHAOS_SEED, CHAOS_MODE: see there.
 chaos: all build/hammer
+	$(call require,pgrep:procps,make deps)
 	test/chaos.sh
 
 # ---- what a person watches ----
@@ -144,6 +153,8 @@ bench: all build/hammer build/floor
 	$(call advise,$(BENCH_TOOLS))
 	test/bench.sh
 bench-restart: all build/hammer
+	$(call require,pgrep:procps,make deps)
+	$(call advise,$(PROXY_TOOLS))
 	test/bench-restart.sh
 
 # ---- the rest ----
@@ -158,4 +169,4 @@ uninstall:
 clean:
 	rm -rf $(PROGRAMS) $(OBJECTS) .flags .version build
 
-.PHONY: all tools deps check-deps test check lint fuzz chaos demo bench bench-restart install uninstall clean FORCE
+.PHONY: all tools deps check-deps test-needs test check lint fuzz chaos demo bench bench-restart install uninstall clean FORCE

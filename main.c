@@ -399,18 +399,13 @@ static int next_timeout(struct server *s)
 
 /* ---- a connection's life ---- */
 
-/* The only place where a connection is freed. Its descriptor is closed or handed over. */
-static void free_connection(struct connection *c)
+/* The only place where a connection ends. */
+static void end_connection(struct server *s, struct connection *c)
 {
     leave_queue(c);
     free(c->saved);
     c->saved = NULL;
     c->state = FREE;
-}
-
-static void end_connection(struct server *s, struct connection *c)
-{
-    free_connection(c);
     restart_close(&s->restart, c->fd);
 }
 
@@ -698,7 +693,7 @@ static void follow_phase(struct server *s, enum restart_phase phase)
         cut(s);
     if (phase == RESTART_HANDING_OVER || phase == RESTART_CUT)
         while ((c = oldest(s, IDLE)) && restart_leave(&s->restart, c->fd, true))
-            free_connection(c);
+            end_connection(s, c);
 }
 
 static int run(struct server *s)

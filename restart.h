@@ -12,17 +12,19 @@
  *      opens itself, and restart_serve() when it can answer requests;
  *   2. polls the one descriptor that restart_serve() returns for reading, instead of its listeners;
  *   3. in each turn of its loop, after its own events, calls restart_accept(), instead of
- *      accept4(2), until it returns -1; then restart_step(); then, from RESTART_HANDING_OVER on,
- *      restart_leave() for each connection, and forgets each for which it returns true. In a
- *      library's loop, a hook that runs before the loop waits does this: ev_prepare, uv_prepare,
- *      evwatch_prepare_new, or a loop around a call that runs one turn;
+ *      accept4(2), until it returns -1 (or once: the descriptor stays readable while connections
+ *      wait); then restart_step(); then, from RESTART_HANDING_OVER on, restart_leave() for each
+ *      connection, and closes each for which it returns true. In a library's loop, that is a loop
+ *      around a call that runs one turn (EVRUN_ONCE, UV_RUN_ONCE, EVLOOP_ONCE), or a hook that runs
+ *      before the loop waits (ev_prepare, uv_prepare, evwatch_prepare_new);
  *   4. asks restart_persists() before it tells a client that its connection stays open, and closes
  *      connections with restart_close(), or reports each with restart_closed();
  *   5. exits with restart.status when the phase is RESTART_DONE or later.
  *
  * The server must know which of its connections are idle: those of which it has read no byte of a
  * request and has no byte of a response to send. Such a connection is a descriptor and nothing
- * else. A server that can hold fewer connections than descriptors lowers RLIMIT_NOFILE first.
+ * else. A server that can hold fewer connections than descriptors lowers RLIMIT_NOFILE first, or
+ * does not poll the descriptor while it is full, and still calls restart_step.
  *
  * Until a successor has claimed the listeners it holds no connection. It may fail, hang or be
  * killed at any moment before that, and no client notices.
@@ -60,6 +62,7 @@
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 #ifdef __cplusplus
@@ -74,11 +77,11 @@ enum restart_phase {
     RESTART_DRAINING,     /* each answer is a connection's last; idle ones are closed after 1 s */
     RESTART_CUT,          /* the drain timeout is over: the server closes what is in flight */
     RESTART_DONE,         /* nothing is left to wait for: exit */
-    RESTART_ABORTED,      /* told to end twice: exit at once */
+    RESTART_ABORTED       /* told to end twice: exit at once */
 };
 
 struct restart_options {
-    const char *pid_file; /* NULL: none */
+    const char *pid_file; /* NULL: none; written and removed with the rights of that moment */
     const char *version;  /* for the log and the service manager; NULL: none */
     char **argv;          /* of a successor, without FD; NULL: what restart_inherit left */
     int ready_timeout;    /* seconds for a successor to claim the listeners; 0: do not wait */
@@ -97,7 +100,7 @@ enum {
     RESTART_GIVEN = 64,     /* connections handed over between two steps */
     RESTART_RESERVE = 7,    /* descriptors that a restart needs when connections use up the rest */
     RESTART_NOTICES = 4096, /* bytes that wait for the service manager to read: four messages */
-    RESTART_DEADLINES = 6,
+    RESTART_DEADLINES = 6
 };
 
 /* Of the members only PHASE, STATUS, LISTENERS and LISTENER_COUNT are for the caller, to read. */
@@ -110,24 +113,21 @@ struct restart {
     unsigned watched; /* bit I: listener I is in the epoll set; then the predecessor's channel */
     unsigned backlog[RESTART_LISTENERS]; /* connections still to be accepted after SIGTERM */
     struct restart_options options;
-    char **argv; /* of a successor, with room for FD at ARGC */
-    int argc;
+    sigset_t caught;           /* SIGUSR1, SIGTERM and SIGINT */
     sigset_t mask;             /* as this process was started */
     struct sigaction on_child; /* likewise */
     char directory[PATH_MAX];  /* likewise; empty: not known */
-    dev_t directory_device;
-    ino_t directory_inode;
+    struct stat directory_found;
     pid_t pid;        /* of the process that set up the events */
     pid_t supervisor; /* 0: none */
     int lifeline;     /* to the supervisor */
     int life;         /* the supervisor's end closes this, and the kernel kills this process */
     int epoll, timer, signals;
     int reserve[RESTART_RESERVE];
-    unsigned stops[2];    /* SIGTERM and SIGINT; those that the predecessor or supervisor sent */
+    unsigned stops[3];    /* SIGTERM and SIGINT: from others, the predecessor, the supervisor */
     unsigned turns;       /* calls of restart_accept */
     bool restart_wanted;  /* SIGUSR1 came; the restart begins as soon as it may */
     bool announce_is_due; /* the pid file could not be written, or the supervisor not told */
-    bool is_main;         /* the service manager knows this process as the main one */
     int64_t deadlines[RESTART_DEADLINES]; /* milliseconds of the monotonic clock */
     int64_t armed;                        /* what the timer is set to */
     int open;                             /* connections that the server has */
@@ -139,6 +139,7 @@ struct restart {
     pid_t parent;    /* the predecessor; 0: none */
     int predecessor; /* the channel to it; -1: closed */
     struct {
+        char name[PATH_MAX];
         pid_t pid;        /* 0: none */
         int process;      /* pidfd */
         int execution;    /* pipe: the errno of a failed execution, or end of file */
@@ -146,6 +147,7 @@ struct restart {
         int error;        /* why it could not be started, and the call that failed */
         const char *call; /* NULL: its execution */
         char report;      /* 0: none yet, 'R': ready, 'T': ready, takes connections, 'L': killed */
+        bool releases;    /* it need not be rolled back any more: D */
     } successor;
     int barrier;                   /* end of file: the service manager has read everything */
     char notices[RESTART_NOTICES]; /* messages that wait for it to read, each with its NUL */
@@ -161,19 +163,20 @@ struct restart {
  * default log says why: exit.
  *
  * Side effects: opens /dev/null for each standard stream that is closed; blocks SIGUSR1, SIGTERM
- * and SIGINT, which the module reads from a signalfd(2); ignores SIGPIPE and SIGXFSZ; gives SIGCHLD
- * its default action; removes RESTART_CHANNEL, RESTART_SUPERVISOR and LISTEN_* from the
- * environment. A successor starts with the signal mask and actions that this process was started
- * with, except that SIGPIPE and SIGXFSZ have their default action; in the directory that this
- * process was started in (after chroot(2) only an absolute name finds it); and with no descriptor
- * above 2 but the listeners and the module's own. Closing others is not necessary.
+ * and SIGINT, which the module reads from a signalfd(2); gives SIGPIPE and SIGXFSZ a handler that
+ * does nothing, and SIGCHLD its default action; removes RESTART_CHANNEL, RESTART_SUPERVISOR and
+ * LISTEN_* from the environment. A successor starts with the signal mask and actions that this
+ * process was started with, except that SIGPIPE and SIGXFSZ have their default action; in the
+ * directory that this process was started in (after chroot(2) only an absolute name finds it); and
+ * with no descriptor above 2 but the listeners and the module's own. Its arguments are ARGV's
+ * strings of that moment, so do not change them (strtok(3), setproctitle(3)).
  */
 int restart_inherit(struct restart *restart, int *argc, char **argv);
 
 /*
  * Adds FD, a listening stream socket that the server opened, as a listener. The module owns FD from
- * now on, makes it close-on-exec and non-blocking. -1: EBADF, ENOTSOCK, EINVAL (it does not
- * listen), ENOTSUP (not a stream), ENOSPC (RESTART_LISTENERS are there already).
+ * now on (do not close it) and makes it close-on-exec and non-blocking. -1: EBADF, ENOTSOCK, EINVAL
+ * (it does not listen), ENOTSUP (not a stream), ENOSPC (RESTART_LISTENERS are there already).
  */
 int restart_listener(struct restart *restart, int fd);
 
@@ -198,8 +201,9 @@ int restart_supervise(struct restart *restart);
 /*
  * Begins to serve with OPTIONS; their strings and argv stay the caller's and must remain valid.
  * Returns the descriptor to poll for reading. The first restart_step claims the listeners: it
- * writes the pid file, tells the predecessor, and logs. A process that goes into the background
- * with daemon(3) may do so before that step, if it has no predecessor. -1: the log says why.
+ * writes the pid file, tells the predecessor, and logs. A server that goes into the background with
+ * daemon(3) may do so before that step, but only if restart_inherit returned 0: a successor's end
+ * would be its failure. -1: the log says why, the phase is RESTART_DONE and the status 1.
  */
 int restart_serve(struct restart *restart, const struct restart_options *options);
 
@@ -219,22 +223,25 @@ enum restart_phase restart_step(struct restart *restart);
  */
 int restart_accept(struct restart *restart);
 
-/* Closes CONNECTION, which restart_accept returned. restart_closed reports that the caller has
- * closed one itself. A server that reports too few is held open until its drain timeout. */
+/*
+ * Closes CONNECTION, which restart_accept returned. restart_closed reports that the caller has
+ * closed one itself, which was not handed over. A server that reports too few is held open until
+ * its drain timeout.
+ */
 void restart_close(struct restart *restart, int connection);
 void restart_closed(struct restart *restart);
 
 /*
- * Does with CONNECTION what the phase demands: hands it over (see restart_give), closes it, or
- * nothing. Returns true if the caller must forget it.
+ * Does with CONNECTION what the phase demands: hands it over (see restart_give), or nothing.
+ * Returns true if the caller must close it now, as it closes any other, with restart_close.
  */
 bool restart_leave(struct restart *restart, int connection, bool is_idle);
 
 /*
- * Hands CONNECTION, which must be idle, over to the successor. On 0 the module owns it: the caller
- * removes it at once from any epoll set but the one that it lent (EPOLL_CTL_DEL; closing does not,
- * epoll(7), because the successor holds the same open file description), and forgets it. -1:
- * EAGAIN, try again after the next step; EPIPE, there is no successor that takes connections.
+ * Hands CONNECTION, which must be idle, over to the successor. On 0 the caller removes it from its
+ * epoll set at once, unless it has lent that (EPOLL_CTL_DEL: closing does not, epoll(7), because
+ * the successor holds the same open file description), and calls restart_close. -1: EAGAIN, try
+ * again after the next step; EPIPE, there is no successor that takes connections.
  */
 int restart_give(struct restart *restart, int connection);
 
@@ -250,10 +257,11 @@ bool restart_leave_to_library(struct restart *restart, int connection, bool is_i
 bool restart_persists(const struct restart *restart);
 
 /*
- * For a process that the server forks, and that does not execute another program at once: closes
- * the module's descriptors and restores the signal mask and actions. The server's own children do
- * not disturb the module, not even if a handler for SIGCHLD reaps the successor: then the log
- * cannot say how that ended, and its end counts as a crash.
+ * For a process that the server forks, also if it then executes another program, because the signal
+ * mask survives execve(2): closes the module's descriptors, and restores the mask and, unless the
+ * server has set its own, the action for SIGCHLD. Children do not disturb the module, not even if a
+ * handler for SIGCHLD reaps the successor: then the log cannot say how that ended, and its end
+ * counts as a crash.
  */
 void restart_child(struct restart *restart);
 

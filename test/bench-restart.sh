@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: 0BSD
 # What clients notice when a server is restarted under load, ours and others: `make bench-restart`.
-# Prints a table in Markdown. Each server gets the same clients, for the same time, and is restarted
-# as its manual says. Each has one worker, keep-alive without limits and no access log.
+# Prints a table in Markdown and draws latency over time in test/restart.svg. Each server gets the
+# same clients, for the same time, and is restarted as its manual says. Each has one worker,
+# keep-alive without limits and no access log.
 #
 #   RESTARTS, DURATION   how often in how many seconds (10 in 20)
 set -euo pipefail
@@ -13,6 +14,9 @@ restarts=${RESTARTS:-10}
 duration=${DURATION:-20}
 # Some pauses, so that no server is busy all the time: latencies then tell of the server.
 load=(--keepalive 16 --thinking 16 --pipelining 4 --connecting 4 --slow 8 --idle 500 --pause 2)
+
+picture=test/restart.svg
+interval=50 # ms: the picture shows the longest latency in each
 
 name=rust_graceful_restart
 hammer_program=$PWD/build/hammer
@@ -149,7 +153,7 @@ nginx_restart() {
 }
 
 haproxy_version() {
-    haproxy -v | sed -nE '1s/^([^ ]+) version ([^ ]+) .*/\1 \2/p'
+    haproxy -v | sed -nE '1s/^([^ ]+) version ([^ -]+).*/\1 \2/p'
 }
 
 haproxy_start() {
@@ -215,28 +219,77 @@ all_idle() {
     grep -q '^idle' "$folder/said"
 }
 
+# ---- the picture: restart.gnuplot describes the files that it is drawn from ----
+
+# note_restart SERVER: the time is that of the last line of progress, at most one interval ago.
+note_restart() {
+    awk '$1 == "progress" { ms = $2 } END { print ms / 1000 }' "$folder/report" \
+        >>"$folder/$1.restarts"
+}
+
+# note_timeline SERVER: the fields of a line of progress are described in hammer --help.
+note_timeline() {
+    local words
+    read -r -a words < <(row total)
+    printf '%s\n' "$("$1_version")" $((words[2] + words[3] + words[6])) "${words[4]}" \
+        >"$folder/$1.totals"
+    awk '$1 == "progress" {
+        failed = $4 + $5 + $8
+        closed = $6
+        print $2 / 1000, ($3 > 0 ? $9 : "-"), failed - failed_before, closed - closed_before
+        failed_before = failed
+        closed_before = closed
+    }' "$folder/report" >"$folder/$1.timeline"
+}
+
+# draw SERVER...: gnuplot draws for a light page; the style makes the colours brighter on a dark one.
+draw() {
+    if ! command -v gnuplot >/dev/null; then
+        echo 'bench-restart: gnuplot draws the picture (Debian: apt-get install gnuplot-nox)' >&2
+        return
+    fi
+    gnuplot -c test/restart.gnuplot "$folder" "$duration" "$interval" "$@" >"$folder/picture"
+    sed '/^>$/r /dev/stdin' "$folder/picture" >"$picture" <<'END'
+<style>
+@media (prefers-color-scheme: dark) {
+    [stroke^="rgb( 87,"] { stroke: #9198a1 }
+    [fill^="rgb(87,"] { fill: #9198a1 }
+    [stroke^="rgb(  9,"] { stroke: #4493f8 }
+    [color^="rgb(207,"] { color: #f85149 }
+    [fill^="rgb(207,"] { fill: #f85149 }
+    [color^="rgb(154,"] { color: #d29922 }
+    [fill^="rgb(154,"] { fill: #d29922 }
+}
+</style>
+END
+    echo $'\n'"Latency over time: $picture"
+}
+
 measure() {
     local count old hammer gap
     gap=$(awk "BEGIN { print $duration / ($restarts + 1) }")
     : >"$folder/log"
     : >"$folder/said"
+    : >"$folder/$1.restarts"
     find_port
     "$1_start"
     wait_for answers
     wait_for succeeded "$1" none
     (cd "$folder" && exec "$hammer_program" "${load[@]}" --duration "$duration" \
-        "127.0.0.1:$port" >"$folder/report" 2>"$folder/said") &
+        --progress "$interval" "127.0.0.1:$port" >"$folder/report" 2>"$folder/said") &
     hammer=$!
     wait_for all_idle
     for ((count = 0; count < restarts; count++)); do
         sleep "$gap"
         old=$("$1_serving")
         kill -USR1 "$hammer" 2>/dev/null || break # the time is over
+        note_restart "$1"
         "$1_restart" "$old"
         wait_for succeeded "$1" "$old"
     done
     wait "$hammer" || true
     print_row "$1" "$count"
+    note_timeline "$1"
     end_ours
 }
 
@@ -247,12 +300,15 @@ second after a restart.
 | server | restarts | answered | failed | refused | closed between requests | closed after an announcement | wrong | latency, quiet | latency, restart |
 |---|---|---|---|---|---|---|---|---|---|
 END
+measured=()
 missing=()
 for server in ours nginx haproxy; do
     if [[ $server == ours ]] || command -v "$server" >/dev/null; then
         measure "$server"
+        measured+=("$server")
     else
         missing+=("$server")
     fi
 done
 ((${#missing[@]} == 0)) || echo $'\n'"Not installed, so not measured: ${missing[*]}."
+draw "${measured[@]}"

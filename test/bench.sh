@@ -180,19 +180,14 @@ version() { # SERVER
 }
 
 find_servers() {
-    local missing=()
     for server in floor "${wanted[@]}"; do
         if ! configure "$server" 0; then
             say "$server: unknown"
         elif command -v "${command[0]}" >/dev/null; then
             servers+=("$server")
             versions[${#servers[@]}]=$(version "$server")
-        else
-            missing+=("$server")
         fi
     done
-    command -v wrk >/dev/null || missing+=(wrk)
-    ((${#missing[@]} == 0)) || say "left out, not installed: apt-get install ${missing[*]}"
 }
 
 # ---- load ----

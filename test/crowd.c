@@ -6,7 +6,7 @@
  *         opens COUNT connections to 127.0.0.1:PORT, with a receive buffer of BYTES
  *     crowd -g TEXT COUNT PROGRAM [ARGUMENTS...]
  *         plays the predecessor of PROGRAM: opens a listener and COUNT connections to it, starts
- *         PROGRAM as a successor, and hands them over, in one message that says TEXT
+ *         PROGRAM as a successor, and hands them over, each in a message that says TEXT
  *
  * Says "open COUNT PORT", then carries out the commands on standard input, each of which ends with
  * a line on standard output:
@@ -39,7 +39,7 @@
 #include <unistd.h>
 
 enum {
-    BATCH_MAX = 253,      /* descriptors in one message */
+    GIVEN_MAX = 250,      /* connections to hand over */
     BLOCKED_MS = 300,     /* nothing more is taken, if nothing was for so long */
     ANSWERED_MS = 5000,   /* until an answer */
     READY_MS = 10000,     /* until a successor reports */
@@ -267,31 +267,31 @@ static int listen_somewhere(long *port)
     struct sockaddr_in address = address_of(0);
     socklen_t size = sizeof address;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&address, size) < 0 || listen(fd, BATCH_MAX) < 0 ||
+    if (fd < 0 || bind(fd, (struct sockaddr *)&address, size) < 0 || listen(fd, GIVEN_MAX) < 0 ||
         getsockname(fd, (struct sockaddr *)&address, &size) < 0)
         err(1, "cannot listen");
     *port = ntohs(address.sin_port);
     return fd;
 }
 
-static void hand_over(int channel, const char *text, const int *descriptors)
+static void hand_over(int channel, const char *text, int descriptor)
 {
     char said[LINE_MAX_LENGTH];
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(BATCH_MAX * sizeof(int))];
+        char bytes[CMSG_SPACE(sizeof(int))];
     } ancillary = {0};
     struct iovec bytes = {said, strnlen(text, sizeof said - 1)};
     struct msghdr message = {.msg_iov = &bytes,
                              .msg_iovlen = 1,
                              .msg_control = ancillary.bytes,
-                             .msg_controllen = CMSG_SPACE(count * sizeof(int))};
+                             .msg_controllen = sizeof ancillary.bytes};
     snprintf(said, sizeof said, "%s", text);
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET;
     header->cmsg_type = SCM_RIGHTS;
-    header->cmsg_len = CMSG_LEN(count * sizeof(int));
-    memcpy(CMSG_DATA(header), descriptors, count * sizeof(int));
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
     if (sendmsg(channel, &message, MSG_NOSIGNAL) < 0)
         err(1, "cannot hand over");
 }
@@ -328,13 +328,14 @@ static void succeed(char **program, int listener, const char *text, const int *d
     struct pollfd ready = {.fd = ends[0], .events = POLLIN};
     if (pid < 0 || poll(&ready, 1, READY_MS) <= 0 || recv(ends[0], said, sizeof said, 0) <= 0)
         errx(1, "the successor is not ready");
-    hand_over(ends[0], text, descriptors);
+    for (size_t i = 0; i < count; i++)
+        hand_over(ends[0], text, descriptors[i]);
     shutdown(ends[0], SHUT_WR);
 }
 
 static void open_as_predecessor(const char *text, char **program, long *port)
 {
-    int descriptors[BATCH_MAX] = {0};
+    int descriptors[GIVEN_MAX] = {0};
     int listener = listen_somewhere(port);
     for (size_t i = 0; i < count; i++) {
         open_client(&clients[i], *port, 0);
@@ -363,7 +364,7 @@ int main(int argc, char **argv)
             errx(2, "usage: crowd [-b BYTES] COUNT PORT | crowd -g TEXT COUNT PROGRAM...");
     }
     count = argc - optind > 1 ? (size_t)atol(argv[optind]) : 0;
-    if (count == 0 || (text && count > BATCH_MAX))
+    if (count == 0 || (text && count > GIVEN_MAX))
         errx(2, "cannot open so many connections");
     clients = calloc(count, sizeof *clients);
     polled = calloc(count, sizeof *polled);

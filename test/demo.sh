@@ -79,9 +79,9 @@ END
 }
 
 # Reads what the log says since it was last asked. Sets pid, version and port of the process that
-# serves, and says how many connections were handed over, or why a version was rolled back.
+# serves, and says to which process it has handed over, or why a version was rolled back.
 listening='\[([0-9]+)\]: listening on [^ ]*:([0-9]+).*, version (.*)$'
-handed='\[([0-9]+)\]: handed over to [0-9]+: (.*)$'
+handed='\[([0-9]+)\]: handed over to ([0-9]+)$'
 back='\[([0-9]+)\]: (rolled back: .*)$'
 declare -A versions
 follow_log() {
@@ -95,7 +95,7 @@ follow_log() {
             version=${versions[$pid]}
             rolled_back=$((rolled_back + 1))
         elif [[ $line =~ $handed ]]; then
-            event+="${BASH_REMATCH[2]% connection*} handed over"
+            event+="handed over to ${BASH_REMATCH[2]}"
             hand_overs=$((hand_overs + 1))
         fi
     done
@@ -131,17 +131,19 @@ show_line() {
 # load SECONDS RESTARTS: shows the hammer's lines of progress, and restarts the server at every tenth;
 # what remains of its output is the report. Sets report, and status, the hammer's.
 load() {
-    local tag ms answered lost rest lines=0 done=0 hammer_lines hammer
+    local tag ms answered rest lost lines=0 done=0 hammer_lines hammer
     exec {hammer_lines}< <(exec "$folder/hammer" --duration "$1" --progress 100 --pause 2 \
         "127.0.0.1:$port" 2>>"$folder/hammer.log")
     hammer=$!
     report=()
     printf '%s%6s %8s %*s %4s %7s %s%s\n' "$bold" time answered "$width" '' lost pid version "$plain"
-    while IFS=' ' read -r tag ms answered lost rest <&"$hammer_lines"; do
+    while IFS=' ' read -r tag ms answered rest <&"$hammer_lines"; do
         if [[ $tag != progress ]]; then
-            report+=("$tag $ms $answered $lost $rest")
+            report+=("$tag $ms $answered $rest")
             continue
         fi
+        rest=${rest% *} # without the latency: failed, refused, closed, announced, wrong
+        lost=$((${rest// / + }))
         follow_log
         show_line "$ms" "$answered" "$lost"
         event=''
@@ -195,4 +197,4 @@ mv "$folder/bad" "$folder/${name}1"
 load 3 1
 show_report
 ((rolled_back == 1)) || give_up 'The version was NOT rolled back.'
-printf '\n%sThe old process served again: lost is what the new one held.%s\n' "$bold" "$plain"
+printf '\n%sThe old process serves again. Connections that the new process already had are lost.%s\n' "$bold" "$plain"

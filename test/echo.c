@@ -20,6 +20,12 @@ static bool echo(int fd)
     return n > 0 && send(fd, bytes, (size_t)n, MSG_NOSIGNAL) == n;
 }
 
+static void end(int fd)
+{
+    restart_close(&r, fd);
+    fds[fd].fd = -1;
+}
+
 static int listen_at(const char *port)
 {
     struct sockaddr_in a = {AF_INET, htons((in_port_t)atoi(port)), {htonl(INADDR_LOOPBACK)}, {0}};
@@ -44,14 +50,15 @@ int main(int argc, char **argv)
         fds[fd] = (struct pollfd){fd == polled ? fd : -1, POLLIN, 0};
     while (r.phase < RESTART_DONE) {
         int ready = poll(fds, (nfds_t)getdtablesize(), -1);
-        for (fd = 0; fd < MAX; fd++)
-            if (fd != polled && fds[fd].fd >= 0 && ready > 0 && fds[fd].revents && !echo(fd))
-                restart_close(&r, fd), fds[fd].fd = -1;
-            else if (fd != polled && fds[fd].fd >= 0 && restart_leave(&r, fd, true))
-                fds[fd].fd = -1;
+        for (fd = 0; fd < MAX && ready > 0; fd++)
+            if (fd != polled && fds[fd].fd >= 0 && fds[fd].revents && !echo(fd))
+                end(fd);
         while ((fd = restart_accept(&r)) >= 0)
             fds[fd].fd = fd;
         restart_step(&r);
+        for (fd = 0; fd < MAX; fd++)
+            if (fd != polled && fds[fd].fd >= 0 && restart_leave(&r, fd, true))
+                end(fd);
     }
     return r.status;
 }

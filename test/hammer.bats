@@ -82,6 +82,16 @@ hammer() {
     done
 }
 
+@test "a line of progress tells what was answered, each other count and the longest latency" {
+    install_server "$BATS_TEST_TMPDIR"
+    start_server
+    hammer --progress 100 >"$BATS_TEST_TMPDIR/answered"
+    grep -E '^progress [0-9]+ [1-9][0-9]* 0 0 0 0 0 [0-9.]+$' "$BATS_TEST_TMPDIR/answered"
+    port=$(free_port)
+    hammer --progress 100 >"$BATS_TEST_TMPDIR/refused"
+    grep -E '^progress [0-9]+ 0 0 [1-9][0-9]* 0 0 0 0\.000$' "$BATS_TEST_TMPDIR/refused"
+}
+
 @test "its help says what it does, and a number out of range ends it" {
     run "$BUILD_DIR/hammer" --help
     ((status == 0))

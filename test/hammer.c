@@ -120,7 +120,7 @@ static const char usage_end[] =
     "With no number of clients given, the numbers shown. The others start once the idle ones\n"
     "have asked; standard error then says: idle N. For some time after each SIGUSR1 to this\n"
     "tool, answers belong to the phase \"restart\", otherwise to \"quiet\". SIGINT or SIGTERM end\n"
-    "it early. A line of progress: milliseconds, answered since the line before, all other counts\n"
+    "it early. A line of progress: milliseconds, answered since the line before, each other count\n"
     "so far, longest latency since the line before. Latencies are in milliseconds. The counts:\n"
     "\n"
     "  answered    the whole, right answer came\n"
@@ -703,8 +703,11 @@ static void report_progress(struct hammer *h, uint64_t now)
 {
     struct stats all = sum_of(h, 0, KINDS - 1, 0, PHASES - 1);
 
-    printf("progress %" PRIu64 " %" PRIu64 " %" PRIu64 " %.3f\n", (now - h->started) / MS,
-           all.count[ANSWERED] - h->reported_answers, others(&all), (double)h->longest / 1e6);
+    printf("progress %" PRIu64 " %" PRIu64, (now - h->started) / MS,
+           all.count[ANSWERED] - h->reported_answers);
+    for (size_t i = ANSWERED + 1; i < COUNTS; i++)
+        printf(" %" PRIu64, all.count[i]);
+    printf(" %.3f\n", (double)h->longest / 1e6);
     h->reported += h->set[PROGRESS];
     h->reported_answers = all.count[ANSWERED];
     h->longest = 0;

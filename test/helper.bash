@@ -17,7 +17,7 @@ BUILD_DIR=${BUILD_DIR:-${BATS_TEST_DIRNAME%/*}/build}
 NAME=rust_graceful_restart
 
 [[ -x $SERVER_DIR/$NAME && -x $SERVER_DIR/${NAME}1 && -x $BUILD_DIR/manager ]] ||
-    { echo 'run make first: make all tools' >&2; exit 1; }
+    { echo "no programs in $SERVER_DIR or no tools in $BUILD_DIR: make all tools" >&2; exit 1; }
 patience=60
 PATIENT=(--ready-timeout 600 --drain-timeout 600 --idle-timeout 600 --request-timeout 600)
 
@@ -138,7 +138,7 @@ free_port() {
     while
         port=$((first / 2 + RANDOM % (first / 2)))
         grep -q "$(printf ' [0-9A-F]*:%04X ' "$port")" /proc/net/tcp /proc/net/tcp6 ||
-            ! mkdir "$BATS_RUN_TMPDIR/port.$port" 2>/dev/null
+            ! mkdir "${PORTS_DIR:-$BATS_RUN_TMPDIR}/port.$port" 2>/dev/null
     do :; done
     echo "$port"
 }

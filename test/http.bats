@@ -505,6 +505,7 @@ long() {
 }
 
 @test "ab, which speaks HTTP/1.0, keeps its connection" {
+    command -v ab >/dev/null || skip 'needs ab'
     start_server
     run ab -q -k -n 1000 -c 10 "http://127.0.0.1:$port/"
     [ "$status" -eq 0 ]

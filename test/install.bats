@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# make install and make uninstall: these files, and no others.
+# make install and make uninstall: these files, and no others. Targets name tools that are missing.
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
 bats_require_minimum_version 1.5.0
@@ -155,4 +155,18 @@ installed_versions() {
     make_here install DESTDIR="$root" PREFIX=/usr
     restart_server
     serves
+}
+
+@test "a target whose tools are missing says in one line what to install" {
+    bin=$BATS_TEST_TMPDIR/bin
+    mkdir "$bin"
+    for command in cat cut ls make sh; do
+        ln -s "$(command -v "$command")" "$bin"
+    done
+    for wanted in test:curl.*make\ deps check:curl.*make\ deps lint:shellcheck.*make\ check-deps \
+        fuzz:clang.*make\ check-deps; do
+        PATH=$bin run -2 make_here "${wanted%%:*}"
+        [[ ${lines[0]} =~ ^not\ installed:.*${wanted#*:}\)$ ]]
+        [[ ${#lines[@]} == 2 && ${lines[1]} == 'make: ***'* ]]
+    done
 }

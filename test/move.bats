@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: 0BSD
 # A restart closes no connection: each goes on, from process to process.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
-# shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
+# shellcheck disable=SC2030,SC2031,SC2034,SC2153,SC2154 # a test is a subshell; helpers set and use the rest
 
 load helper
+load crowd
 
-# Starts a restart, and holds it when the successor serves and has said so, and the old process
-# knows nothing of it: it is stopped. Sets old and pid.
+# Starts a restart, and stops the old process when the successor has claimed the listener and has
+# said so: the old process has not read that. Sets old and pid.
 hold_restart() {
     old=$(serving_pid)
     successor_script 'kill -STOP $PPID; become "$@"'
@@ -15,16 +16,41 @@ hold_restart() {
     wait_for succeeded "$old"
     pid=$(serving_pid)
     mend_successor
-    # It reports before it serves, and no other process can answer.
     serves
 }
 
-# The same, and holds the successor too, while the old process hands over to it.
+# The same, and then stops the successor, while the old process hands over to it.
 hold_hand_over() {
     hold_restart
-    kill -STOP "$pid"
+    stop "$pid"
     kill -CONT "$old"
     wait_log "\[$old]: handed over"
+}
+
+# start_traced CALLS [INJECTION]: starts a restart whose successor strace watches from its execution
+# on: CALLS are in the file trace. Sets successor and tracer.
+start_traced() {
+    rm -f "$BATS_TEST_TMPDIR/successor"
+    successor_script 'echo $$ >successor; kill -STOP $$; become "$@"'
+    kill -USR1 "$pid"
+    wait_for test -s "$BATS_TEST_TMPDIR/successor"
+    successor=$(<"$BATS_TEST_TMPDIR/successor")
+    wait_for stopped "$successor"
+    mend_successor
+    in_background strace -qq -o "$BATS_TEST_TMPDIR/trace" -e "trace=$1" ${2:+-e "inject=$2"} -p "$successor"
+    tracer=$job
+    wait_for traced "$successor"
+    kill -CONT "$successor"
+}
+
+# hold_at CALL: starts a restart whose successor is stopped after its first CALL. At epoll_wait it
+# has set itself up and has claimed nothing; at rename it has written the pid file, and has not said
+# that it has claimed the listener.
+hold_at() {
+    start_traced "$1" "$1:signal=SIGSTOP:when=1"
+    wait_for says "$BATS_TEST_TMPDIR/trace" '^--- SIGSTOP '
+    mended
+    wait_for stopped "$successor"
 }
 
 # ask_many FD...: asks over all of them at once: the right answers have to come, and leave them open.
@@ -61,6 +87,8 @@ idle_and_ask() {
     done
 }
 
+# ---- what is handed over, and when ----
+
 @test "an idle connection is handed over to the successor and answered there, over and over" {
     start_server
     connect
@@ -77,7 +105,8 @@ idle_and_ask() {
 @test "the old process ends at once when all of its connections are idle" {
     start_server
     connect_many 20
-    ask_many "${conns[@]}"
+    # The others never sent a byte.
+    ask_many "${conns[@]:0:10}"
     # Nothing else that it could wait for takes less than a second; once the machine lets it.
     for ((i = 0; i < 50; i++)); do
         begun=${EPOCHREALTIME/[.,]/}
@@ -87,99 +116,37 @@ idle_and_ask() {
         ((took >= 900000)) || break
     done
     ((took < 900000))
-    wait_log "\[$old]: ended: 20 connections (handed over|passed on|moved)"
+    wait_log "\[$old]: ended: 20 connections handed over, 0 finished here"
     ask_many "${conns[@]}"
-}
-
-@test "a connection that never sent a byte is handed over, too" {
-    start_server
-    connect
-    wait_for holds "$pid" "$conn"
-    restart_server
-    ended "$old"
-    ((status == 0))
-    holds "$pid" "$conn"
-    ask "$conn"
 }
 
 @test "a connection with a request in flight is answered first, and handed over then" {
     start_server
     connect
-    send "$conn" "$HALF"
-    wait_for taken "$conn"
-    restart_server
-    holds "$old" "$conn"
-    send "$conn" "$REST"
-    answered "$conn"
-    wait_for holds "$pid" "$conn"
-    ended "$old"
-    ((status == 0))
-    ask "$conn"
-}
-
-@test "a connection with half a request behind a whole one is handed over when that is answered, too" {
-    start_server
+    # Half a request alone, and half a request behind whole ones.
+    single=$conn
+    send "$single" "$HALF"
+    wait_for taken "$single"
     connect
     send "$conn" "$WHOLE$WHOLE$HALF"
     answered "$conn"
     answered "$conn"
     restart_server
+    holds "$old" "$single"
     holds "$old" "$conn"
+    send "$single" "$REST"
+    answered "$single"
+    wait_for holds "$pid" "$single"
     send "$conn" "$REST$HALF"
     answered "$conn"
     wait_for taken "$conn"
     holds "$old" "$conn"
     send "$conn" "$REST"
     answered "$conn"
-    wait_gone "$old"
+    ended "$old"
+    ((status == 0))
+    ask "$single"
     ask "$conn"
-}
-
-@test "what clients send while their connections are in the channel waits, and is answered" {
-    start_server
-    connect_many 10
-    ask_many "${conns[@]}"
-    hold_hand_over
-    for conn in "${conns[@]}"; do
-        send "$conn" "$WHOLE$HALF"
-    done
-    kill -CONT "$pid"
-    for conn in "${conns[@]}"; do
-        answered "$conn"
-        send "$conn" "$REST"
-        answered "$conn"
-    done
-    wait_gone "$old"
-}
-
-@test "what clients sent before the old process knew of its successor is answered" {
-    start_server
-    connect_many 10
-    ask_many "${conns[@]}"
-    hold_restart
-    for conn in "${conns[@]}"; do
-        send "$conn" "$WHOLE"
-    done
-    kill -CONT "$old"
-    for conn in "${conns[@]}"; do
-        answered "$conn"
-    done
-    wait_gone "$old"
-    ask_many "${conns[@]}"
-}
-
-@test "a client that closes while its connection is in the channel harms nothing" {
-    start_server
-    connect_many 10
-    ask_many "${conns[@]}"
-    hold_hand_over
-    for conn in "${conns[@]:0:5}"; do
-        disconnect "$conn"
-    done
-    kill -CONT "$pid"
-    ask_many "${conns[@]:5}"
-    wait_gone "$old"
-    wait_log "\[$old]: ended"
 }
 
 @test "a connection with a partly sent response is handed over when that is sent" {
@@ -252,7 +219,7 @@ all_answers() {
         rm "$BATS_TEST_TMPDIR/done"
         restart_server
         wait_gone "$old"
-        logged "\[$old]: .*5000 connections (handed over|passed on|moved)"
+        logged "\[$old]: ended: 5000 connections handed over, 0 finished here"
         touch "$BATS_TEST_TMPDIR/ask"
         wait_for answered_all "$job"
     done
@@ -268,6 +235,217 @@ answered_all() {
 has_connections() {
     (($(descriptors "$1") > $2))
 }
+
+has_few_connections() {
+    (($(descriptors "$1") < $2))
+}
+
+@test "the old process watches its listener no more, and waits without spinning" {
+    start_server
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    restart_server
+    # Connections that no process accepts make the shared listener readable all the time.
+    kill -STOP "$pid"
+    slow=$conn
+    connect_many 5
+    does_not_spin "$old"
+    for conn in "${conns[@]}"; do
+        ! holds "$old" "$conn" || return 1
+    done
+    kill -CONT "$pid"
+    ask_many "${conns[@]}"
+    send "$slow" "$REST"
+    answered "$slow"
+}
+
+@test "the old process is not woken by what happens on connections that it has handed over" {
+    start_server
+    connect_many 10
+    ask_many "${conns[@]}"
+    connect
+    send "$conn" "$HALF"
+    wait_for taken "$conn"
+    restart_server
+    for fd in "${conns[@]}"; do
+        wait_for holds "$pid" "$fd"
+    done
+    before=$(times_woken "$old")
+    for ((i = 0; i < 10; i++)); do
+        ask_many "${conns[@]}"
+    done
+    (($(times_woken "$old") - before < 5))
+    send "$conn" "$REST"
+    answered "$conn"
+}
+
+# ---- what the successor does not take ----
+
+# Sets served to those of the test's connections that are answered while the successor is stopped,
+# and waiting to those that are not: they are in the channel, which holds a handful. Each has sent
+# a request afterwards.
+sort_connections() {
+    local fd
+    served=() waiting=()
+    for fd in "${conns[@]}"; do
+        if holds "$old" "$fd"; then
+            ask "$fd"
+            served+=("$fd")
+        else
+            send "$fd" "$WHOLE"
+            waiting+=("$fd")
+        fi
+    done
+    echo "${#served[@]} are served, ${#waiting[@]} wait"
+    ((${#waiting[@]} > 0 && ${#waiting[@]} <= 25 && ${#served[@]} > 0))
+}
+
+# Waits until the old process has filled the channel to its successor, which is stopped.
+channel_is_full() {
+    local before
+    before=$(descriptors "$old")
+    pause 100
+    (($(descriptors "$old") == before))
+}
+
+@test "the old process serves what a stopped successor does not take, and does not spin" {
+    start_server
+    connect_many 40
+    ask_many "${conns[@]}"
+    connect
+    half=$conn
+    send "$half" "$HALF"
+    wait_for taken "$half"
+    hold_hand_over
+    wait_for channel_is_full
+    before=$(descriptors "$old")
+    does_not_spin "$old"
+    sort_connections
+    send "$half" "$REST$HALF"
+    answered "$half"
+    (($(descriptors "$old") == before))
+    kill -CONT "$pid"
+    for conn in "${waiting[@]}"; do
+        answered "$conn"
+    done
+    for conn in "${served[@]}"; do
+        wait_for holds "$pid" "$conn"
+    done
+    send "$half" "$REST"
+    answered "$half"
+    ended "$old"
+    ((status == 0))
+    wait_log "\[$old]: ended: 41 connections handed over, 0 finished here"
+    ask_many "${conns[@]}" "$half"
+}
+
+@test "the drain timeout closes what a stopped successor has not taken, and says how many" {
+    start_server --drain-timeout 4
+    connect_many 40
+    ask_many "${conns[@]}"
+    connect
+    half=$conn
+    send "$half" "$HALF"
+    wait_for taken "$half"
+    hold_hand_over
+    wait_for channel_is_full
+    sort_connections
+    ended "$old"
+    ((status == 0))
+    logged "\[$old]: drain timeout: $((${#served[@]} + 1)) connections cut"
+    (($(count_log 'has not reported') == 0))
+    for conn in "${served[@]}"; do
+        closed "$conn"
+    done
+    ! receive "$half" || return 1
+    kill -CONT "$pid"
+    for conn in "${waiting[@]}"; do
+        answered "$conn"
+        ask "$conn"
+    done
+}
+
+@test "the old process serves what a successor has no descriptors for, and no client notices" {
+    start_server
+    connect_many 100
+    ask_many "${conns[@]}"
+    successor_script 'ulimit -n 60; become "$@"'
+    restart_server
+    mend_successor
+    wait_for has_connections "$pid" 50
+    for ((i = 0; i < 3; i++)); do
+        ask_many "${conns[@]}"
+    done
+    does_not_spin "$pid"
+    does_not_spin "$old"
+    kept=()
+    for conn in "${conns[@]}"; do
+        ! holds "$old" "$conn" || kept+=("$conn")
+    done
+    echo "the old process keeps ${#kept[@]}"
+    ((${#kept[@]} >= 40 && ${#kept[@]} < 60))
+    serves
+    ask_many "${kept[@]}"
+    for conn in "${kept[@]}"; do
+        disconnect "$conn"
+    done
+    ended "$old"
+    ((status == 0))
+    serves
+}
+
+@test "a successor that was stopped answers what clients sent meanwhile" {
+    start_server
+    connect_many 5
+    ask_many "${conns[@]}"
+    hold_hand_over
+    for conn in "${conns[@]}"; do
+        send "$conn" "$WHOLE$HALF"
+    done
+    kill -CONT "$pid"
+    for conn in "${conns[@]}"; do
+        answered "$conn"
+        send "$conn" "$REST"
+        answered "$conn"
+    done
+    wait_gone "$old"
+}
+
+@test "what clients sent before the old process knew of its successor is answered" {
+    start_server
+    connect_many 10
+    ask_many "${conns[@]}"
+    hold_restart
+    for conn in "${conns[@]}"; do
+        send "$conn" "$WHOLE"
+    done
+    kill -CONT "$old"
+    for conn in "${conns[@]}"; do
+        answered "$conn"
+    done
+    wait_gone "$old"
+    ask_many "${conns[@]}"
+}
+
+@test "clients that close while the successor receives nothing harm nothing, and the old process ends" {
+    start_server
+    connect_many 40
+    ask_many "${conns[@]}"
+    hold_hand_over
+    wait_for channel_is_full
+    for conn in "${conns[@]}"; do
+        disconnect "$conn"
+    done
+    ended "$old"
+    ((status == 0))
+    connect
+    send "$conn" "$WHOLE"
+    kill -CONT "$pid"
+    answered "$conn"
+}
+
+# ---- restarts that follow each other ----
 
 @test "restarts that follow at once lose nothing" {
     start_server
@@ -291,6 +469,81 @@ has_connections() {
     # Each signal that was heeded led to a process of its own.
     (($(count_log 'listening on') == 1 + $(count_log 'handed over to')))
     (($(count_log 'restart failed') == 0))
+}
+
+@test "SIGUSR1 twice to the whole process group, a millisecond apart, kills no successor" {
+    start_command setsid "./$NAME" -l 127.0.0.1:0 "${PATIENT[@]}"
+    wait_listening
+    group=$pid
+    connect
+    ask "$conn"
+    for ((i = 0; i < 30; i++)); do
+        pid=$(serving_pid)
+        # From 0.3 to 1.5 ms.
+        next=$((${EPOCHREALTIME/[.,]/} + 300 + i % 5 * 300))
+        kill -USR1 -- "-$group"
+        while ((${EPOCHREALTIME/[.,]/} < next)); do :; done
+        kill -USR1 -- "-$group"
+        wait_for succeeded "$pid"
+        wait_for only_one_left
+    done
+    (($(count_log 'restart failed') == 0))
+    # The second signal was done, or came while a restart was pending.
+    (($(count_log 'SIGUSR1 received: restarting') >= 30))
+    ask "$conn"
+}
+
+@test "SIGUSR1 to a successor that is being executed is done once it has claimed the listener" {
+    start_server -p pid_file
+    connect
+    ask "$conn"
+    first=$pid
+    successor_script 'kill -USR1 $$; become "$@"'
+    kill -USR1 "$first"
+    wait_for succeeded "$first"
+    second=$(serving_pid)
+    wait_for succeeded "$second"
+    pid=$(serving_pid)
+    wait_for only_one_left
+    wait_for names "$pid"
+    (($(count_log 'listening on') == 3 && $(count_log 'restart failed') == 0))
+    ask "$conn"
+}
+
+@test "SIGUSR1 to a successor that is set up is done once it has claimed the listener" {
+    need_strace
+    start_server -p pid_file
+    connect_many 5
+    ask_many "${conns[@]}"
+    first=$pid
+    hold_at epoll_wait
+    kill -USR1 "$successor"
+    serves
+    names "$first"
+    kill -CONT "$successor"
+    wait_for succeeded "$successor"
+    pid=$(serving_pid)
+    wait_for only_one_left
+    wait_for names "$pid"
+    (($(count_log 'listening on') == 3 && $(count_log 'restart failed') == 0))
+    ask_many "${conns[@]}"
+}
+
+@test "SIGUSR1 to a successor that is set up is done when its predecessor is killed, too" {
+    need_strace
+    start_server
+    hold_at epoll_wait
+    kill -USR1 "$successor"
+    kill -KILL "$pid"
+    wait_gone "$pid"
+    connect
+    kill -CONT "$successor"
+    wait_for succeeded "$successor"
+    pid=$(serving_pid)
+    ask "$conn"
+    wait_for only_one_left
+    restart_server
+    ask "$conn"
 }
 
 @test "a slow request spans five generations, and its connection goes through all of them" {
@@ -322,86 +575,6 @@ has_connections() {
     ask "$quick"
 }
 
-@test "a process that is draining passes on what its predecessor still hands over to it" {
-    start_server
-    connect_many 6
-    ask_many "${conns[@]}"
-    for conn in "${conns[@]:0:3}"; do
-        send "$conn" "$HALF"
-        wait_for taken "$conn"
-    done
-    first=$pid
-    restart_server
-    second=$pid
-    restart_server
-    third=$pid
-    for conn in "${conns[@]:0:3}"; do
-        wait_for holds "$first" "$conn"
-        alive "$second"
-        send "$conn" "$REST"
-        answered "$conn"
-        wait_for holds "$third" "$conn"
-        ask "$conn"
-    done
-    wait_for only_one_left
-    ask_many "${conns[@]}"
-}
-
-@test "SIGUSR1 to a process that does not own the listener yet is remembered until it does" {
-    start_server --pid-file "$BATS_TEST_TMPDIR/pid"
-    connect_many 5
-    ask_many "${conns[@]}"
-    first=$pid
-    hold_restart
-    second=$pid
-    kill -USR1 "$second"
-    wait_log "\[$second]: SIGUSR1 received: remembered"
-    serves
-    childless "$second"
-    [[ $(<"$BATS_TEST_TMPDIR/pid") == "$first" ]]
-    kill -CONT "$first"
-    wait_for succeeded "$second"
-    third=$(serving_pid)
-    ask_many "${conns[@]}"
-    wait_for only_one_left
-    programs_are "$third"
-    wait_for says "$BATS_TEST_TMPDIR/pid" "^$third$"
-    ask_many "${conns[@]}"
-    (($(count_log 'listening on') == 3))
-    (($(count_log 'restart failed') == 0))
-}
-
-@test "an old process that was stopped for long does not take its successor for late" {
-    start_server --ready-timeout 5
-    connect
-    ask "$conn"
-    hold_restart
-    pause 5500
-    kill -CONT "$old"
-    ask "$conn"
-    wait_log "\[$old]: (handed over|restart failed)"
-    wait_for only_one_left
-    programs_are "$pid"
-    ask "$conn"
-}
-
-@test "SIGUSR1 to a process that does not own the listener yet is heeded when its predecessor is killed" {
-    start_server
-    hold_restart
-    second=$pid
-    kill -USR1 "$second"
-    wait_log "\[$second]: SIGUSR1 received: remembered"
-    connect
-    kill -KILL "$old"
-    wait_for succeeded "$second"
-    pid=$(serving_pid)
-    wait_gone "$second"
-    programs_are "$pid"
-    ask "$conn"
-    restart_server
-    ask "$conn"
-}
-
 @test "SIGTERM to a process whose predecessor still hands over to it: all is answered, then both end" {
     start_server -p pid_file
     connect
@@ -420,187 +593,110 @@ has_connections() {
     wait_gone "$pid"
 }
 
-@test "the old process watches its listener no more, and waits without spinning" {
-    start_server
-    connect
-    send "$conn" "$HALF"
-    wait_for taken "$conn"
-    restart_server
-    # Connections that no process accepts make the shared listener readable all the time.
-    kill -STOP "$pid"
-    slow=$conn
-    connect_many 5
-    does_not_spin "$old"
-    for conn in "${conns[@]}"; do
-        ! holds "$old" "$conn" || return 1
-    done
-    kill -CONT "$pid"
-    ask_many "${conns[@]}"
-    send "$slow" "$REST"
-    answered "$slow"
-}
+# ---- a successor that has not claimed the listener ----
 
-# Has the channel to the successor, which is stopped, filled: with messages of one connection each,
-# until the old process has to wait. Sets conns; and half, which has a request in flight.
-fill_channel() {
-    start_server
-    connect
-    half=$conn
-    send "$half" "$HALF"
-    wait_for taken "$half"
-    connect
-    first=$conn
-    ask "$first"
-    connect_many 400
-    for conn in "${conns[@]}"; do
-        printf 'GET / HTTP/1.1\r\nHost: localhost\r\n\r' >&"$conn"
-    done
-    for conn in "${conns[0]}" "${conns[-1]}"; do
-        wait_for taken "$conn"
-    done
-    hold_hand_over
-    # From then on it sends without waiting for what the successor receives.
-    wait_for holds_no_more "$old" "$first"
-    for conn in "${conns[@]}"; do
-        echo >&"$conn"
-        IFS= read -r -t "$patience" -u "$conn" -d '!' text
-    done
-    holds "$old" "${conns[-1]}"
-}
-
-holds_no_more() {
-    ! holds "$1" "$2"
-}
-
-@test "the old process is not woken by what happens on connections that it has handed over" {
-    start_server
+@test "a successor that hangs before its first turn is killed at the ready timeout, and no client notices" {
+    need_strace
+    start_server --ready-timeout 6 -p pid_file
     connect_many 10
     ask_many "${conns[@]}"
-    connect
-    send "$conn" "$HALF"
-    wait_for taken "$conn"
-    restart_server
-    for fd in "${conns[@]}"; do
-        wait_for holds "$pid" "$fd"
-    done
-    before=$(times_woken "$old")
-    for ((i = 0; i < 10; i++)); do
+    before=$(descriptors "$pid")
+    hold_at epoll_wait
+    asked=0
+    until logged "\[$pid]: restart failed: successor $successor was not ready within 6 s and was killed"; do
+        serves
         ask_many "${conns[@]}"
+        ((++asked))
+        ((asked < 100000))
     done
-    (($(times_woken "$old") - before < 5))
-    send "$conn" "$REST"
-    answered "$conn"
-}
-
-@test "the old process waits for a full channel without spinning, and serves meanwhile" {
-    fill_channel
-    before=$(descriptors "$old")
-    does_not_spin "$old"
-    (($(descriptors "$old") == before))
-    send "$half" "$REST$HALF"
-    answered "$half"
-    kill -CONT "$pid"
-    wait_for has_few_connections "$old" 20
-    send "$half" "$REST"
-    answered "$half"
-    ended "$old"
-    ((status == 0))
+    ((asked > 0))
+    ask_many "${conns[@]}"
+    childless "$pid"
+    names "$pid"
+    wait_for has_descriptors "$pid" "$before"
+    restart_in_the_end
     ask_many "${conns[@]}"
 }
 
-@test "an old process that no client is left to ends, though the channel is full" {
-    fill_channel
-    for conn in "$half" "${conns[@]}"; do
-        disconnect "$conn"
+@test "a successor that is killed in the moment before it claims the listener has no client" {
+    need_strace
+    start_server -p pid_file
+    connect_many 5
+    ask_many "${conns[@]}"
+    for call in epoll_wait rename; do
+        hold_at "$call"
+        for ((i = 0; i < 5; i++)); do
+            connect
+            ask "$conn"
+            holds "$pid" "$conn"
+            conns+=("$conn")
+        done
+        kill -KILL "$successor"
+        wait_log "\[$pid]: restart failed: successor $successor was ended by signal 9"
+        ask_many "${conns[@]}"
+        childless "$pid"
+        names "$pid"
     done
-    ended "$old"
-    ((status == 0))
-    kill -CONT "$pid"
-    ask "$first"
+    restart_server
+    ask_many "${conns[@]}"
 }
 
-# ---- successors of other builds ----
-
-@test "a successor that takes no connections: each is asked to close, and none is cut" {
+@test "a successor accepts nothing before it has claimed the listener" {
+    need_strace
     start_server
-    connect
-    idle=$conn
-    connect
-    ask "$conn"
-    successor_script 'printf R >&"${RESTART_CHANNEL#*:}"; unset RESTART_CHANNEL; become "$@"'
-    begun=${EPOCHREALTIME/[.,]/}
-    restart_server
-    closes_gracefully "$begun"
-    closed "$idle"
-    disconnect "$idle"
-    ended "$old"
-    ((status == 0))
-    serves
-    restart_server
-    serves
-}
-
-@test "a successor that knows no channel (--ready-timeout 0): each is asked to close, none is cut" {
-    start_server --ready-timeout 0
-    connect
-    idle=$conn
-    connect
-    ask "$conn"
-    begun=${EPOCHREALTIME/[.,]/}
-    kill -USR1 "$pid"
+    connect_many 3
+    ask_many "${conns[@]}"
+    start_traced accept4,sendmsg,recvmsg
     wait_for succeeded "$pid"
-    wait_log "\[$pid]: draining"
-    closes_gracefully "$begun"
-    closed "$idle"
-    disconnect "$idle"
-    ended "$pid"
-    ((status == 0))
-    serves
+    ask_many "${conns[@]}"
+    # Its report is the first of these calls.
+    calls=$(grep -v '^---' "$BATS_TEST_TMPDIR/trace")
+    [[ $calls == sendmsg*'"R2"'*recvmsg* && ${calls%%$'\n'*} == *'"R2"'* ]]
 }
 
-@test "a successor that sends more than this version knows is understood" {
-    start_server
+@test "SIGTERM to a successor that has not claimed the listener ends it at once, with status 0" {
+    need_strace
+    start_server -p pid_file
     connect
     ask "$conn"
-    # All at once for the old process.
-    successor_script 'c=${RESTART_CHANNEL#*:}; kill -STOP $PPID
-        for m in X Y2 "a rather long message" Z; do printf %s "$m" >&"$c"; done
-        kill -CONT $PPID; become "$@"'
-    restart_server
-    wait_for holds "$pid" "$conn"
+    hold_at epoll_wait
+    kill -TERM "$successor"
+    kill -CONT "$successor"
+    wait_log "\[$pid]: restart failed: successor $successor exited with status 0"
+    names "$pid"
     ask "$conn"
-    wait_gone "$old"
-    serves
+    restart_server
+    ask "$conn"
 }
 
-@test "a successor that sends only garbage is not ready" {
+@test "an old process that was stopped for long does not take its successor for late" {
+    start_server --ready-timeout 5
+    connect
+    ask "$conn"
+    hold_restart
+    pause 5500
+    kill -CONT "$old"
+    ask "$conn"
+    wait_log "\[$old]: (handed over|restart failed)"
+    wait_for only_one_left
+    programs_are "$pid"
+    ask "$conn"
+}
+
+@test "a successor that sends garbage without end is not ready, and keeps no client waiting" {
     start_server --ready-timeout 3
     connect
     ask "$conn"
     before=$(descriptors "$pid")
-    successor_script 'for m in X C C1 r1 1R; do printf %s "$m" >&"${RESTART_CHANNEL#*:}"; done
-        exec sleep 600'
-    fail_restart
-    logged 'restart failed: .*not ready'
-    ask "$conn"
-    serves
-    wait_for has_descriptors "$pid" "$before"
-    mend_successor
-    restart_in_the_end
-    ask "$conn"
-}
-
-@test "a successor that floods the channel with garbage keeps no client waiting" {
-    start_server --ready-timeout 3
-    connect
-    ask "$conn"
-    successor_script 'c=${RESTART_CHANNEL#*:}; while printf XXXXXXXXXXXXXXXX >&"$c"; do :; done'
+    successor_script 'c=${RESTART_CHANNEL#*:}
+        while for m in X C C1 r2 2R XXXXXXXXXXXXXXXX; do printf "$m" >&"$c" || exit; done; do :; done'
     kill -USR1 "$pid"
     wait_log 'successor started'
     ask "$conn"
     serves
     wait_log 'restart failed: .*not ready'
     ask "$conn"
+    wait_for has_descriptors "$pid" "$before"
     mend_successor
     restart_in_the_end
     ask "$conn"
@@ -623,23 +719,24 @@ holds_no_more() {
     ask "$conn"
 }
 
-@test "a successor that says ready, closes the channel and stays is killed, and no client notices" {
-    start_server --ready-timeout 3
+# ---- whose channel it is ----
+
+@test "a successor that knows no channel (--ready-timeout 0): each is asked to close, none is cut" {
+    start_server --ready-timeout 0
+    connect
+    idle=$conn
     connect
     ask "$conn"
-    before=$(descriptors "$pid")
-    # Before the old one can hand anything over to it.
-    successor_script 'c=${RESTART_CHANNEL#*:}; kill -STOP $PPID; printf R1 >&"$c"
-        eval "exec $c>&-"; kill -CONT $PPID; unset RESTART_CHANNEL; become "$@"'
-    old=$pid
-    kill -USR1 "$old"
-    wait_log "\[$old]: restart failed: "
-    wait_for childless "$old"
-    wait_for has_descriptors "$old" "$before"
-    ask "$conn"
-    mend_successor
-    restart_in_the_end
-    ask "$conn"
+    begun=${EPOCHREALTIME/[.,]/}
+    kill -USR1 "$pid"
+    wait_for succeeded "$pid"
+    wait_log "\[$pid]: draining"
+    closes_gracefully "$begun"
+    closed "$idle"
+    disconnect "$idle"
+    ended "$pid"
+    ((status == 0))
+    serves
 }
 
 @test "RESTART_CHANNEL that is not this process's is ignored, and not handed on" {
@@ -655,9 +752,7 @@ holds_no_more() {
         serves
         kill "$pid"
     done
-}
-
-@test "RESTART_CHANNEL that names a connection of another kind is ignored" {
+    # A socket of another kind.
     start_server
     connect
     start_command env RESTART_CHANNEL="$BASHPID:9" "./$NAME" -l 127.0.0.1:0 9<&"$conn"
@@ -689,22 +784,6 @@ holds_no_more() {
 
 # ---- kills at every stage ----
 
-@test "the successor killed before it is ready: no client notices" {
-    start_server
-    connect_many 5
-    ask_many "${conns[@]}"
-    successor_script 'echo $$ >successor; exec sleep 600'
-    kill -USR1 "$pid"
-    wait_for test -s "$BATS_TEST_TMPDIR/successor"
-    kill -KILL "$(<"$BATS_TEST_TMPDIR/successor")"
-    wait_log "\[$pid]: restart failed: .*signal 9"
-    childless "$pid"
-    ask_many "${conns[@]}"
-    mend_successor
-    restart_server
-    ask_many "${conns[@]}"
-}
-
 @test "the old process killed before its successor is ready: what waits to be accepted is served" {
     start_server
     connect_many 2
@@ -722,7 +801,7 @@ holds_no_more() {
     ask_many "${conns[@]}"
 }
 
-@test "the successor killed between ready and the hand-over: no client of the old one notices" {
+@test "the successor killed before the old process knows of it: the old one's clients do not notice" {
     start_server
     connect_many 5
     ask_many "${conns[@]}"
@@ -745,8 +824,8 @@ ended_child() {
     [[ $(ps -o stat= --ppid "$1") == Z* ]]
 }
 
-@test "the old process killed between ready and the hand-over: the successor's clients notice not" {
-    start_server --pid-file "$BATS_TEST_TMPDIR/pid"
+@test "the old process killed before it knows of its successor: the successor's clients do not notice" {
+    start_server -p pid_file
     connect
     lost=$conn
     ask "$lost"
@@ -758,32 +837,37 @@ ended_child() {
     # What only the dead one held is lost, and nothing else.
     closed "$lost"
     ask_many "${conns[@]}"
-    wait_for says "$BATS_TEST_TMPDIR/pid" "^$pid$"
+    wait_for names "$pid"
     restart_server
     ask_many "${conns[@]}"
 }
 
-@test "the successor killed in the middle of the hand-over: no client notices" {
+@test "the successor killed in the middle of the hand-over: the old process finishes what it holds" {
     start_server
-    connect_many 300
+    connect_many 40
     ask_many "${conns[@]}"
     connect
     half=$conn
     send "$half" "$HALF"
     wait_for taken "$half"
     hold_hand_over
+    wait_for channel_is_full
+    sort_connections
     kill -KILL "$pid"
-    wait_log "\[$old]: restart failed: .*signal 9"
+    wait_gone "$pid"
+    # As at a shutdown: an answer says so, and an idle connection is closed a second later.
     send "$half" "$REST"
-    answered "$half"
-    # It had received none of them.
-    ask_many "${conns[@]}"
-    wait_for childless "$old"
-    serves
-    pid=$old
-    mend_successor
-    restart_server
-    ask_many "${conns[@]}"
+    receive "$half"
+    [[ $code == 200 && $body == 'Hello, World!' ]]
+    announces_close
+    for conn in "${served[@]}"; do
+        closed "$conn"
+        disconnect "$conn"
+    done
+    disconnect "$half"
+    ended "$old"
+    ((status == 0))
+    logged "\[$old]: successor $pid was ended by signal 9"
 }
 
 @test "the old process killed in the middle of the hand-over: what was handed over is answered" {
@@ -795,44 +879,22 @@ ended_child() {
     wait_for taken "$conn"
     half=$conn
     hold_hand_over
-    wait_log "\[$old]: draining"
+    wait_for channel_is_full
+    sort_connections
     kill -KILL "$old"
     wait_gone "$old"
     kill -CONT "$pid"
     serves
-    for conn in "${conns[@]}"; do
-        if holds "$pid" "$conn"; then
-            ask "$conn"
-        else
-            ! receive "$conn" || return 1
-        fi
+    for conn in "${waiting[@]}"; do
+        answered "$conn"
+        ask "$conn"
     done
-    # A request in flight was the dead one's alone.
-    ! receive "$half" || return 1
+    # What the dead one held is lost with it.
+    for conn in "${served[@]}" "$half"; do
+        ! receive "$conn" || return 1
+    done
     restart_server
     serves
-}
-
-has_few_connections() {
-    (($(descriptors "$1") < $2))
-}
-
-@test "a successor killed after the hand-over does not disturb what the old process still does" {
-    start_server -p pid_file
-    connect
-    send "$conn" "$HALF"
-    wait_for taken "$conn"
-    restart_server
-    # Until it knows that it is no longer needed, it would serve again.
-    wait_for handed_on "$old"
-    kill -KILL "$pid"
-    wait_gone "$pid"
-    send "$conn" "$REST"
-    receive "$conn"
-    [[ $code == 200 && $body == 'Hello, World!' ]]
-    disconnect "$conn"
-    ended "$old"
-    ((status == 0))
 }
 
 # ---- under load ----

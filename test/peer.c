@@ -10,21 +10,23 @@
  * the server, so that the two agree on the description and not on a mistake.
  *
  *     accept=N        accept N connections
- *     start           start PROGRAM (an old process only)
- *     send=TEXT:N     send the message TEXT with N of the connections, the ones held longest first
- *     hear=TEXT       wait for the report, R or R1, which has to be TEXT
- *     take[=N]        take messages with connections until N are held, or up to the end
+ *     start[=deaf]    start PROGRAM (an old process only), which cannot report if it is deaf
+ *     send=TEXT:N     send the message TEXT with N connections (0 or 1), the one held longest
+ *     give=N          hand over N connections, one in a message, the ones held longest first
+ *     hear=TEXT       wait for the report, R, R1 or R2, which has to be TEXT
+ *     take[=N]        take messages with a connection until N are held, or up to the end
  *     serve[=N]       accept, and answer requests over all connections: N of them, or for ever
- *     drop            close all connections
  *     end             nothing more is sent from this side
  *     close           close the channel
  *     eof             wait until the other side closes it
  *     reap=STATUS     wait until PROGRAM ends, with this status (an old process only)
  *     file=NAME       wait until this file is there
+ *     pause=MS        wait so many milliseconds
  *     crash           end by SIGKILL
  *     hang            do nothing more, for ever
  *
- * A message that begins with neither R nor C is from a later version, and is ignored.
+ * A message that begins with neither R nor C is from another version, or says what does not matter
+ * here (D, M), and is ignored.
  */
 #include <err.h>
 #include <errno.h>
@@ -43,8 +45,8 @@
 #include <unistd.h>
 
 enum {
-    MESSAGE_CONNECTIONS = 253, /* the most in one message */
     CONNECTIONS_MAX = 4096,
+    DESCRIPTORS_MAX = 2, /* room in a message: one more than there may be */
     TEXT_MAX = 64,
     STEP_MS = 10,
     VIOLATION = 3,
@@ -67,8 +69,7 @@ struct peer {
 struct message {
     char text[TEXT_MAX + 1];
     ssize_t length; /* 0: the end */
-    size_t count;
-    int connections[MESSAGE_CONNECTIONS];
+    int connection; /* -1: none came with it */
 };
 
 __attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
@@ -128,34 +129,39 @@ static void send_message(struct peer *p, const char *step)
     const size_t count = colon ? (size_t)number_in(colon + 1) : 0;
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * MESSAGE_CONNECTIONS)];
+        char bytes[CMSG_SPACE(sizeof(int))];
     } control = {.bytes = ""};
     char text[TEXT_MAX];
-    if (!colon || colon - step > TEXT_MAX || count > MESSAGE_CONNECTIONS || count > p->held)
+    if (!colon || colon - step > TEXT_MAX || count > 1 || count > p->held)
         errx(2, "cannot send '%s' with %zu connections", step, p->held);
     memcpy(text, step, (size_t)(colon - step));
     struct iovec bytes = {text, (size_t)(colon - step)};
     struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1};
     if (count > 0) {
         message.msg_control = control.bytes;
-        message.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+        message.msg_controllen = sizeof control.bytes;
         struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
         rights->cmsg_level = SOL_SOCKET;
         rights->cmsg_type = SCM_RIGHTS;
-        rights->cmsg_len = CMSG_LEN(sizeof(int) * count);
-        for (size_t i = 0; i < count; i++)
-            memcpy(CMSG_DATA(rights) + i * sizeof(int), &p->connections[i].fd, sizeof(int));
+        rights->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(rights), &p->connections[0].fd, sizeof(int));
     }
     if (sendmsg(p->channel, &message, MSG_NOSIGNAL) < 0)
         err(1, "cannot send '%s'", step);
     let_go(p, 0, count);
 }
 
+static void give(struct peer *p, const char *value)
+{
+    for (long i = number_in(value); i > 0; i--)
+        send_message(p, "C1:1");
+}
+
 static void receive_message(const struct peer *p, struct message *m)
 {
     union {
         struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int) * MESSAGE_CONNECTIONS)];
+        char bytes[CMSG_SPACE(sizeof(int) * DESCRIPTORS_MAX)];
     } control;
     struct iovec bytes = {m->text, TEXT_MAX};
     struct msghdr message = {.msg_iov = &bytes,
@@ -164,26 +170,25 @@ static void receive_message(const struct peer *p, struct message *m)
                              .msg_controllen = sizeof control.bytes};
     m->length = recvmsg(p->channel, &message, MSG_CMSG_CLOEXEC);
     m->text[m->length > 0 ? m->length : 0] = '\0';
-    m->count = 0;
+    m->connection = -1;
     /* A process that ends with messages unread resets the channel: the end all the same. */
     if (m->length < 0 && errno != ECONNRESET)
         err(1, "cannot receive");
     if (m->length <= 0)
         return;
-    if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC))
-        violated("message is too long", m->text);
     const struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
-    if (rights) {
-        m->count = (rights->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-        memcpy(m->connections, CMSG_DATA(rights), m->count * sizeof(int));
-    }
+    if (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ||
+        (rights && rights->cmsg_len != CMSG_LEN(sizeof(int))))
+        violated("message is too long", m->text);
+    if (rights)
+        memcpy(&m->connection, CMSG_DATA(rights), sizeof(int));
 }
 
 static void ignore(const struct message *m)
 {
-    say("ignored: '%s' with %zu connections", m->text, m->count);
-    for (size_t i = 0; i < m->count; i++)
-        close(m->connections[i]);
+    say("ignored: '%s' with %d connections", m->text, m->connection >= 0);
+    if (m->connection >= 0)
+        close(m->connection);
 }
 
 static void hear(struct peer *p, const char *report)
@@ -191,7 +196,7 @@ static void hear(struct peer *p, const char *report)
     struct message m;
     for (receive_message(p, &m); m.length > 0 && m.text[0] != 'R'; receive_message(p, &m))
         ignore(&m);
-    if (m.length <= 0 || strcmp(m.text, report) != 0 || m.count > 0)
+    if (m.length <= 0 || strcmp(m.text, report) != 0 || m.connection >= 0)
         violated("not the report expected", m.text);
 }
 
@@ -208,10 +213,9 @@ static void take(struct peer *p, const char *value)
             ignore(&m);
             continue;
         }
-        if (m.text[1] && (size_t)number_in(m.text + 1) != m.count)
-            violated("not as many connections as the message says", m.text);
-        for (size_t i = 0; i < m.count; i++)
-            hold(p, m.connections[i]);
+        if (m.connection < 0)
+            violated("no connection came with the message", m.text);
+        hold(p, m.connection);
     }
     say("took %zu messages, holds %zu connections", messages, p->held);
 }
@@ -326,11 +330,12 @@ static void find_channel(struct peer *p, const char *announced)
 /* What the child inherits are the standard streams, the listener and its end of the channel. */
 static void start(struct peer *p, const char *value)
 {
-    (void)value;
     int ends[2];
     char variable[64], listener[16];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         err(1, "cannot make a channel");
+    if (strcmp(value, "deaf") == 0)
+        shutdown(ends[0], SHUT_RD);
     snprintf(variable, sizeof variable, "%ld:%d", (long)getpid(), ends[1]);
     snprintf(listener, sizeof listener, "%d", p->listener);
     size_t count = 0;
@@ -366,12 +371,6 @@ static void reap(struct peer *p, const char *value)
 
 /* ---- steps ---- */
 
-static void drop(struct peer *p, const char *value)
-{
-    (void)value;
-    let_go(p, 0, p->held);
-}
-
 static void end_sending(struct peer *p, const char *value)
 {
     (void)value;
@@ -391,6 +390,12 @@ static void wait_for_file(struct peer *p, const char *name)
         poll(NULL, 0, STEP_MS);
 }
 
+static void wait_a_while(struct peer *p, const char *value)
+{
+    (void)p;
+    poll(NULL, 0, (int)number_in(value));
+}
+
 static void crash(struct peer *p, const char *value)
 {
     (void)p, (void)value;
@@ -408,10 +413,10 @@ static const struct {
     void (*take)(struct peer *p, const char *value);
 } steps[] = {
     {"accept", accept_some}, {"start", start},     {"send", send_message},
-    {"hear", hear},          {"take", take},       {"serve", serve},
-    {"drop", drop},          {"end", end_sending}, {"close", close_channel},
+    {"give", give},          {"hear", hear},       {"take", take},
+    {"serve", serve},        {"end", end_sending}, {"close", close_channel},
     {"eof", wait_for_end},   {"reap", reap},       {"file", wait_for_file},
-    {"crash", crash},        {"hang", hang},
+    {"pause", wait_a_while}, {"crash", crash},     {"hang", hang},
 };
 
 /* NAME or NAME=VALUE. */

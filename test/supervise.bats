@@ -70,6 +70,7 @@ send_rest() {
 }
 
 @test "the first process leaves no listener open that it was given as FD" {
+    command -v systemd-socket-activate >/dev/null || skip 'needs systemd-socket-activate'
     port=$(free_port)
     start_command systemd-socket-activate -l "127.0.0.1:$port" "./$NAME" --supervise 3
     wait_log '^Listening on '

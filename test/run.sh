@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: 0BSD
+# Runs bats files: run.sh FILE... All of them run at the same time, because tests mostly wait.
+# Prints the results of each file once it has ended, and then which tests failed, and how many.
+# Exit status: 0 if no test failed.
+#
+#   JOBS         how many files run at the same time (0: all)
+#   SKIPS_FAIL   if set, a skipped test has failed, unless a checked build cannot run it
+set -uo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+export PORTS_DIR=${PORTS_DIR:-$folder}
+
+# shellcheck disable=SC2016 # the other bash expands this
+# The lock keeps the results of a file together.
+printf '%s\0' "$@" | xargs -0 -P "${JOBS:-0}" -I FILE bash -c '
+    bats --tap "$2" >"$1/${2##*/}" 2>&1
+    status=$?
+    flock "$1" cat "$1/${2##*/}"
+    exit $status' - "$folder" FILE
+status=$?
+cd "$folder" || exit
+
+# results REGEX: the lines of the results that match, each behind the name of its file.
+results() {
+    grep -EH "$1" ./*.bats
+}
+
+# Prints the tests that were skipped and should not have been.
+find_unexcused() {
+    [[ ${SKIPS_FAIL-} ]] && results '^ok .*# skip' | grep -v '# skip a checked build'
+}
+
+planned=$(results '^1\.\.' | awk -F '[.]' '{ sum += $NF } END { print sum + 0 }')
+unexcused=$(find_unexcused | wc -l)
+skipped=$(($(results '^ok .*# skip' | wc -l) - unexcused))
+passed=$(results '^ok ' | grep -vc '# skip')
+# Those that did not run at all have failed, too.
+failed=$((planned - passed - skipped))
+results '^not ok '
+find_unexcused
+echo "$passed passed, $failed failed, $skipped skipped"
+((status == 0 && failed == 0 && passed > 0))
