@@ -441,17 +441,17 @@ static const char *parse_fields(struct head *h, const char *at)
 
 int http_parse(const char *input, size_t length, struct http_request *request)
 {
-    bool empty_line = length > 0 && *input == '\r';
-    size_t limit = empty_line ? HTTP_INPUT_MAX : HTTP_HEAD_MAX;
-    struct head h = {.request = request, .content_length = -1};
-    h.end = input + (length < limit ? length : limit);
+    struct head h = {.end = input + length, .request = request, .content_length = -1};
     request->head_only = false;
-    const char *line = empty_line ? parse_line_end(&h, input) : input;
-    const char *fields = line ? parse_request_line(&h, line) : NULL;
+    const char *start = length > 0 && *input == '\r' ? parse_line_end(&h, input) : input;
+    bool full = start && h.end - start >= HTTP_HEAD_MAX;
+    if (full)
+        h.end = start + HTTP_HEAD_MAX;
+    const char *fields = start ? parse_request_line(&h, start) : NULL;
     const char *end = fields ? parse_fields(&h, fields) : NULL;
     if (end)
         return (int)(end - input);
-    if (h.incomplete && length < limit)
+    if (h.incomplete && !full)
         return 0;
     if (h.incomplete)
         http_reject(request, fields ? HTTP_FIELDS_TOO_LARGE : HTTP_URI_TOO_LONG);

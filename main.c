@@ -612,7 +612,7 @@ static void time_out(struct server *s, struct connection *c)
     else if (c->state == READING)
         reject(s, c, HTTP_REQUEST_TIMEOUT);
     else
-        end_connection(s, c);
+        end_connection(s, c); /* SENDING or LINGERING */
     end_turn(s, c);
 }
 
@@ -640,23 +640,25 @@ static bool evict(struct server *s)
 }
 
 /* The only place where a connection begins. Its first request has often arrived already. */
+static void begin_connection(struct server *s, int fd)
+{
+    struct connection *c = &s->connections[fd];
+    *c = (struct connection){.next = c, .previous = c, .fd = fd, .lingers = true};
+    enter(s, c, IDLE);
+    take_turn(s, c, 0);
+}
+
 static bool accept_one(struct server *s)
 {
     int fd;
     do
         fd = restart_accept(&s->restart);
     while (fd < 0 && errno == EMFILE && evict(s));
-    if (fd < 0)
-        return false;
-    if (fd >= DESCRIPTORS_MAX) { /* prlimit(2) has raised the limit since */
-        restart_close(&s->restart, fd);
-        return true;
-    }
-    struct connection *c = &s->connections[fd];
-    *c = (struct connection){.fd = fd, .lingers = true, .next = c, .previous = c};
-    enter(s, c, IDLE);
-    take_turn(s, c, 0);
-    return true;
+    if (fd >= DESCRIPTORS_MAX)
+        restart_close(&s->restart, fd); /* prlimit(2) has raised the limit since */
+    else if (fd >= 0)
+        begin_connection(s, fd);
+    return fd >= 0;
 }
 
 /* ---- main and its loop, and what each phase of a restart means ---- */
