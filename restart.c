@@ -770,6 +770,8 @@ static void leave_predecessor(struct restart *r)
 {
     if (r->predecessor < 0)
         return;
+    /* A wrapper script may have left a process that has the channel open, too, epoll(7). */
+    watch_source(r, r->predecessor, RESTART_LISTENERS, false);
     close_fd(&r->predecessor);
     r->watched &= ~(1U << RESTART_LISTENERS);
     step_after(r, 0);
