@@ -1057,7 +1057,8 @@ static void hand_over(struct restart *r)
     notify_main(r, r->successor.pid, "");
     say(r, LOG_INFO, "handed over to %ld", (long)r->successor.pid);
     if (!takes) {
-        tell_supervisor(r, 'O', r->successor.pid, 0);
+        if (other_owner(r) == r->successor.pid)
+            tell_supervisor(r, 'O', r->successor.pid, 0);
         shutdown(r->successor.channel, SHUT_WR); /* no connection will come */
         /* A build that speaks an older protocol does not make its own successor the owner. */
         if (r->successor.channel >= 0)
@@ -1114,8 +1115,9 @@ static void successor_ended(struct restart *r, int status)
 {
     char why[WHY_SIZE];
     const bool well = status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    const bool claimed = !is_pending(r), replaced = well || other_owner(r) > 0;
-    if (claimed && r->phase == RESTART_STARTING && replaced)
+    /* Another owner is the successor's own successor, which this process may not have heard of. */
+    const bool replaced = (well && !is_pending(r)) || other_owner(r) > 0;
+    if (r->phase == RESTART_STARTING && replaced)
         hand_over(r);
     if (status != -1)
         tell_supervisor(r, 'E', r->successor.pid, status);
@@ -1662,27 +1664,28 @@ void restart_child(struct restart *r)
 struct servers {
     struct {
         pid_t pid;
-        int life; /* the write end of a pipe that only this server reads */
+        int life;  /* the write end of a pipe that only this server reads */
+        bool told; /* it was sent STOP */
     } all[SERVERS_MAX];
     int count;
     pid_t owner;  /* of the listeners, the last one that said so */
-    pid_t told;   /* the last owner that was told to end */
     int status;   /* of the last owner; -1: it lives, or its status is not known */
     int stop;     /* SIGTERM or SIGINT, which each later owner is told, too; 0: neither came */
     int restarts; /* times that SIGUSR1 came and no owner has taken note of it */
 };
 
-/* Sends SIGNAL to the owner. Its pid may be another process's by the time, so the pidfd counts only
- * if the owner lives after that was opened. */
-static void signal_owner(const struct servers *s, int signal)
+/* Sends SIGNAL to the owner; with ONCE not if it was told to end before. Its pid may be another
+ * process's by the time, so the pidfd counts only if the owner lives after that was opened. */
+static void signal_owner(struct servers *s, int signal, bool once)
 {
     for (int i = 0; i < s->count; i++) {
-        if (s->all[i].pid != s->owner)
+        if (s->all[i].pid != s->owner || (once && s->all[i].told))
             continue;
         int process = (int)syscall(SYS_pidfd_open, s->owner, 0);
         const bool lives = !has_events(s->all[i].life, 0);
         if (lives && syscall(SYS_pidfd_send_signal, process, signal, NULL, 0) < 0 && errno != ESRCH)
             kill(s->owner, signal); /* an old seccomp(2) filter forbids the others */
+        s->all[i].told |= signal == s->stop;
         close_fd(&process);
     }
 }
@@ -1699,6 +1702,7 @@ static void add_server(struct servers *s, pid_t pid, int life)
         return;
     }
     s->all[s->count].pid = pid;
+    s->all[s->count].told = false;
     s->all[s->count++].life = life;
 }
 
@@ -1727,11 +1731,10 @@ static void hear_server(struct servers *s, const char *text, int life)
     } else if (text[0] == 'O') {
         s->owner = numbers[0];
         s->status = -1;
-        if (s->stop && s->told != s->owner)
-            signal_owner(s, s->stop);
-        s->told = s->owner;
+        if (s->stop)
+            signal_owner(s, s->stop, true);
         if (s->restarts > 0)
-            signal_owner(s, SIGUSR1);
+            signal_owner(s, SIGUSR1, false);
         s->restarts = s->restarts > 0;
     } else if (text[0] == 'A' && s->restarts > 0) {
         s->restarts--;
@@ -1751,8 +1754,7 @@ static void forward_signals(struct servers *s, int signals)
             s->restarts++;
         else
             s->stop = (int)info.ssi_signo;
-        s->told = s->owner;
-        signal_owner(s, (int)info.ssi_signo);
+        signal_owner(s, (int)info.ssi_signo, false);
     }
 }
 
