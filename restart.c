@@ -83,11 +83,14 @@ static int64_t now(void)
     return t.tv_sec * SECOND + t.tv_nsec / 1000000;
 }
 
+/* Keeps errno, which says why what FD was opened for has failed. */
 static void close_fd(int *fd)
 {
+    const int error = errno;
     if (*fd >= 0)
         close(*fd);
     *fd = -1;
+    errno = error;
 }
 
 static bool has_events(int fd, short events)
@@ -248,12 +251,9 @@ static int connect_manager(const char *path)
         address.sun_path[0] = '\0';
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     const socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length);
-    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, size) == 0)
-        return fd;
-    const int error = errno;
-    close_fd(&fd);
-    errno = error;
-    return -1;
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, size) < 0)
+        close_fd(&fd);
+    return fd;
 }
 
 /* Sends MESSAGE; with a barrier also the end of a pipe that the service manager closes when it has
@@ -267,14 +267,12 @@ static int send_notice(struct restart *r, const char *message)
     const int sent = manager < 0 || (is_barrier && pipe2(ends, O_CLOEXEC) < 0)
                          ? -1
                          : send_message(manager, message, ends[1]);
-    const int error = errno;
     close_fd(&manager);
     close_fd(&ends[1]);
     if (sent < 0)
         close_fd(&ends[0]);
     if (is_barrier)
         r->barrier = ends[0];
-    errno = error;
     return sent;
 }
 
@@ -1015,11 +1013,9 @@ static const char *spawn(struct restart *r)
     const pid_t pid = call ? -1 : fork();
     if (pid == 0)
         become(r, channel, execution);
-    const int error = errno;
     close_fd(&channel);
     close_fd(&execution);
     r->successor.pid = pid > 0 ? pid : 0;
-    errno = error;
     return call ? call : pid < 0 ? "fork" : watch_successor(r);
 }
 
