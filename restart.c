@@ -459,15 +459,12 @@ static bool hands_over(const struct restart *r)
 static bool is_named(const struct restart *r)
 {
     const char *file = r->options.pid_file;
-    char text[NUMBER_SIZE];
+    char text[NUMBER_SIZE] = "";
     int fd = file ? open(file, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC) : -1;
-    if (fd < 0)
-        return false;
-    const ssize_t length = read(fd, text, sizeof text - 1);
-    close(fd);
-    text[length > 0 ? length : 0] = '\0';
-    text[strcspn(text, "\n")] = '\0';
-    return number_of(text) == getpid();
+    const bool named =
+        fd >= 0 && read(fd, text, sizeof text - 1) > 0 && strtol(text, NULL, 10) == getpid();
+    close_fd(&fd);
+    return named;
 }
 
 /* The one place where the phase changes. */
@@ -518,18 +515,17 @@ static int tell_supervisor(const struct restart *r, char what, pid_t pid, int st
  * here, and none is replaced but a regular one. */
 static int write_pid_file(const char *file)
 {
-    char temporary[PATH_MAX], number[NUMBER_SIZE];
+    char temporary[PATH_MAX];
     struct stat existing;
-    const int length = snprintf(temporary, sizeof temporary, "%s.XXXXXX", file);
-    const bool exists = lstat(file, &existing) == 0;
-    errno = length >= (int)sizeof temporary ? ENAMETOOLONG : EEXIST;
-    if (length >= (int)sizeof temporary || (exists && !S_ISREG(existing.st_mode)))
+    if (lstat(file, &existing) == 0 && !S_ISREG(existing.st_mode)) {
+        errno = EEXIST;
         return -1;
-    int fd = mkostemp(temporary, O_CLOEXEC);
+    }
+    snprintf(temporary, sizeof temporary, "%s.XXXXXX", file);
+    int fd = mkostemp(temporary, O_CLOEXEC); /* not if that name was cut off */
     if (fd < 0)
         return -1;
-    const int size = snprintf(number, sizeof number, "%ld\n", (long)getpid());
-    const bool written = write(fd, number, (size_t)size) == size && fchmod(fd, 0644) == 0 &&
+    const bool written = dprintf(fd, "%ld\n", (long)getpid()) > 0 && fchmod(fd, 0644) == 0 &&
                          rename(temporary, file) == 0;
     const int error = errno;
     close(fd);
