@@ -1015,7 +1015,7 @@ static const char *spawn(struct restart *r)
     return call ? call : pid < 0 ? "fork" : watch_successor(r);
 }
 
-static void successor_failed(struct restart *r, int status);
+static void successor_ended(struct restart *r, int status);
 
 static void start(struct restart *r)
 {
@@ -1033,7 +1033,7 @@ static void start(struct restart *r)
     r->successor.call = spawn(r);
     r->successor.error = r->successor.call ? errno : 0;
     if (r->successor.pid == 0)
-        successor_failed(r, 0);
+        successor_ended(r, -1);
     else if (r->successor.call)
         give_up_successor(r);
 }
@@ -1062,61 +1062,56 @@ static void hand_over(struct restart *r)
 static void describe_end(const struct restart *r, int status, char why[WHY_SIZE])
 {
     const char *call = r->successor.call;
-    const int length = r->successor.error
-                           ? snprintf(why, WHY_SIZE, "cannot start %.300s: ", r->successor.name)
-                           : snprintf(why, WHY_SIZE, "successor %ld ", (long)r->successor.pid);
-    why += length;
-    const size_t room = WHY_SIZE - (size_t)length;
+    const long pid = (long)r->successor.pid;
     if (r->successor.error)
-        snprintf(why, room, "%.80s%s%s", call ? call : "", call ? ": " : "",
-                 strerror(r->successor.error));
+        snprintf(why, WHY_SIZE, "cannot start %.300s: %.80s%s%s", r->successor.name,
+                 call ? call : "", call ? ": " : "", strerror(r->successor.error));
     else if (r->successor.report == 'L' && r->phase == RESTART_STARTING)
-        snprintf(why, room, "was not ready within %d s and was killed", r->options.ready_timeout);
+        snprintf(why, WHY_SIZE, "successor %ld was not ready within %d s and was killed", pid,
+                 r->options.ready_timeout);
     else if (status == -1)
-        snprintf(why, room, "ended, its status is not known");
+        snprintf(why, WHY_SIZE, "successor %ld ended, its status is not known", pid);
     else if (WIFSIGNALED(status))
-        snprintf(why, room, "was ended by signal %d (%s)", WTERMSIG(status),
+        snprintf(why, WHY_SIZE, "successor %ld was ended by signal %d (%s)", pid, WTERMSIG(status),
                  strsignal(WTERMSIG(status)));
     else
-        snprintf(why, room, "exited with status %d", WEXITSTATUS(status));
+        snprintf(why, WHY_SIZE, "successor %ld exited with status %d", pid, WEXITSTATUS(status));
 }
 
-/* This process serves again, or still. */
-static void successor_failed(struct restart *r, int status)
+/* This process serves again, or still, because of WHY. */
+static void serve_again(struct restart *r, const char *why)
 {
-    char why[WHY_SIZE], line[LINE_SIZE];
+    char line[LINE_SIZE];
     const bool starting = r->phase == RESTART_STARTING;
-    describe_end(r, status, why);
-    forget_successor(r);
-    r->deadlines[ROLLBACK_UNTIL] = NEVER;
+    const char *what = starting ? "restart failed" : "rolled back";
     enter(r, RESTART_SERVING);
     announce(r, false); /* the successor may have done so */
-    say(r, LOG_ERR, "%s: %s", starting ? "restart failed" : "rolled back", why);
-    snprintf(line, sizeof line, "\nSTATUS=%s: %s", starting ? "restart failed" : "rolled back",
-             why);
+    say(r, LOG_ERR, "%s: %s", what, why);
+    snprintf(line, sizeof line, "\nSTATUS=%s: %s", what, why);
     if (starting)
         notify(r, "READY=1%s", line);
     else
         notify_main(r, getpid(), line);
 }
 
+/* The successor has ended, or could not be started: then its pid is 0. */
 static void successor_ended(struct restart *r, int status)
 {
     char why[WHY_SIZE];
     const bool well = status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    const bool claimed = !is_pending(r), replaced = well || other_owner(r) > 0;
-    if (claimed && r->phase == RESTART_STARTING && replaced)
+    const bool replaced = r->successor.pid > 0 && (well || other_owner(r) > 0);
+    if (!is_pending(r) && r->phase == RESTART_STARTING && replaced)
         hand_over(r);
     if (status != -1)
         tell_supervisor(r, 'E', r->successor.pid, status);
-    if (r->phase == RESTART_STARTING || (may_roll_back(r) && !replaced)) {
-        successor_failed(r, status);
-        return;
-    }
+    const bool fails = r->phase == RESTART_STARTING || (may_roll_back(r) && !replaced);
     describe_end(r, status, why);
-    say(r, well ? LOG_INFO : LOG_WARNING, "%s", why);
     forget_successor(r);
     r->deadlines[ROLLBACK_UNTIL] = NEVER;
+    if (fails)
+        serve_again(r, why);
+    else
+        say(r, well ? LOG_INFO : LOG_WARNING, "%s", why);
 }
 
 /* The kernel closes the pipe when the program is executed, and also when the child is killed before
