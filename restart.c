@@ -813,13 +813,11 @@ static int toggle(const char *name, char successor[PATH_MAX])
 {
     const char *slash = strrchr(name, '/');
     const char *file = slash ? slash + 1 : name;
-    const size_t length = strlen(name), file_length = strlen(file);
-    const bool strip = file_length > 1 && file[file_length - 1] == '1';
+    const bool strip = strlen(file) > 1 && file[strlen(file) - 1] == '1';
+    const int length = snprintf(successor, PATH_MAX, "%.*s%s", (int)(strlen(name) - strip), name,
+                                strip ? "" : "1");
     errno = ENAMETOOLONG;
-    if (length + 2 > PATH_MAX)
-        return -1;
-    snprintf(successor, PATH_MAX, "%.*s%s", (int)(length - strip), name, strip ? "" : "1");
-    return 0;
+    return length < PATH_MAX ? 0 : -1;
 }
 
 /* Executes NAME, along PATH if it has no slash. Unlike execvp(3) it does not pass a file of unknown
@@ -1000,10 +998,8 @@ static const char *watch_successor(struct restart *r)
 static const char *spawn(struct restart *r)
 {
     int channel = -1, execution = -1;
-    if (toggle(r->options.argv[0], r->successor.name) < 0) {
-        snprintf(r->successor.name, sizeof r->successor.name, "%s", r->options.argv[0]);
+    if (toggle(r->options.argv[0], r->successor.name) < 0)
         return "its other name";
-    }
     release_reserve(r);
     const char *call = connect_successor(r, &channel, &execution);
     const pid_t pid = call ? -1 : fork();
