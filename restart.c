@@ -503,12 +503,13 @@ static void fail(struct restart *r)
     enter(r, RESTART_DONE);
 }
 
-/* Reports to the supervisor: see hear_server. */
-static int tell_supervisor(const struct restart *r, char what, pid_t pid, int status)
+/* Reports to the supervisor, see hear_server, and sends DESCRIPTOR with it unless that is -1. */
+static int tell_supervisor(const struct restart *r, char what, pid_t pid, int status,
+                           int descriptor)
 {
     char text[MESSAGE_SIZE];
     snprintf(text, sizeof text, "%c%ld:%d", what, (long)pid, status);
-    return r->lifeline < 0 ? 0 : send_message(r->lifeline, text, -1);
+    return r->lifeline < 0 ? 0 : send_message(r->lifeline, text, descriptor);
 }
 
 /* As a new file that is then renamed. Others may write to its folder, so no existing file is opened
@@ -560,7 +561,7 @@ static bool announce(struct restart *r, bool must)
             errno == EEXIST ? "it is not a regular file" : strerror(errno));
     if (!written && must)
         return false;
-    const bool told = tell_supervisor(r, 'O', getpid(), 0) == 0;
+    const bool told = tell_supervisor(r, 'O', getpid(), 0, -1) == 0;
     r->announce_is_due = !written || !told;
     if (r->announce_is_due)
         step_after(r, ANNOUNCE_MS);
@@ -849,15 +850,13 @@ static void execute(const char *name, char **argv)
 static int register_server(struct restart *r)
 {
     int life[2];
-    char text[MESSAGE_SIZE];
     if (r->lifeline < 0)
         return 0;
     if (pipe2(life, O_CLOEXEC) < 0)
         return -1;
     r->life = life[0];
-    snprintf(text, sizeof text, "S%ld:0", (long)getpid());
     if (fcntl(life[0], F_SETOWN, getpid()) < 0 || fcntl(life[0], F_SETSIG, SIGKILL) < 0 ||
-        fcntl(life[0], F_SETFL, O_ASYNC) < 0 || send_message(r->lifeline, text, life[1]) < 0)
+        fcntl(life[0], F_SETFL, O_ASYNC) < 0 || tell_supervisor(r, 'S', getpid(), 0, life[1]) < 0)
         return -1;
     return close(life[1]);
 }
@@ -1019,7 +1018,7 @@ static void start(struct restart *r)
     clock_gettime(CLOCK_MONOTONIC, &t);
     r->restart_wanted = false;
     say(r, LOG_NOTICE, "SIGUSR1 received: restarting");
-    tell_supervisor(r, 'A', 0, 0);
+    tell_supervisor(r, 'A', 0, 0, -1);
     /* D: the predecessor need not stand by any more. Without one, nothing is sent. */
     send_message(r->predecessor, "D", -1);
     notify(r, "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=", t.tv_sec * 1000000LL + t.tv_nsec / 1000);
@@ -1043,7 +1042,7 @@ static void hand_over(struct restart *r)
     notify_main(r, r->successor.pid, "");
     say(r, LOG_INFO, "handed over to %ld", (long)r->successor.pid);
     if (!takes) {
-        tell_supervisor(r, 'O', r->successor.pid, 0);
+        tell_supervisor(r, 'O', r->successor.pid, 0, -1);
         shutdown(r->successor.channel, SHUT_WR); /* no connection will come */
         /* A build that speaks an older protocol does not make its own successor the owner. */
         if (r->successor.channel >= 0)
@@ -1099,7 +1098,7 @@ static void successor_ended(struct restart *r, int status)
     if (!is_pending(r) && r->phase == RESTART_STARTING && replaced)
         hand_over(r);
     if (status != -1)
-        tell_supervisor(r, 'E', r->successor.pid, status);
+        tell_supervisor(r, 'E', r->successor.pid, status, -1);
     const bool fails = r->phase == RESTART_STARTING || (may_roll_back(r) && !replaced);
     describe_end(r, status, why);
     forget_successor(r);
@@ -1247,7 +1246,7 @@ static void signal_restart(struct restart *r)
     say(r, LOG_NOTICE, "SIGUSR1 received: ignored, %s",
         r->phase == RESTART_STARTING ? "a restart is pending" : "this process is draining");
     if (r->phase == RESTART_STARTING)
-        tell_supervisor(r, 'A', 0, 0);
+        tell_supervisor(r, 'A', 0, 0, -1);
 }
 
 static void read_signals(struct restart *r)
@@ -1468,17 +1467,6 @@ static void move_on(struct restart *r, bool notified)
         enter(r, RESTART_DONE);
 }
 
-/* A server that calls daemon(3) after restart_serve is another process then, and epoll(7) reports a
- * signalfd(2) only to the process that added it. */
-static void follow_fork(struct restart *r)
-{
-    if (r->pid == getpid())
-        return;
-    r->pid = getpid();
-    epoll_ctl(r->epoll, EPOLL_CTL_DEL, r->signals, NULL);
-    watch(r, r->signals, EPOLLIN);
-}
-
 enum restart_phase restart_step(struct restart *r)
 {
     struct epoll_event edges[EVENTS_MAX];
@@ -1491,7 +1479,13 @@ enum restart_phase restart_step(struct restart *r)
         r->armed = -1; /* the timer has expired */
     while (r->given_count > 0)
         close(r->given[--r->given_count]);
-    follow_fork(r);
+    /* A server that calls daemon(3) after restart_serve is another process then, and epoll(7)
+     * reports a signalfd(2) only to the process that added it. */
+    if (r->pid != getpid()) {
+        r->pid = getpid();
+        epoll_ctl(r->epoll, EPOLL_CTL_DEL, r->signals, NULL);
+        watch(r, r->signals, EPOLLIN);
+    }
     hear_successor(r);
     read_signals(r);
     if (r->phase == RESTART_INHERITING)
