@@ -774,33 +774,26 @@ static void leave_predecessor(struct restart *r)
         notify_main(r, r->successor.pid, ""); /* again: it may have come too early */
 }
 
-static void refuse_claim(struct restart *r, const char *why)
-{
-    say(r, LOG_ERR, "cannot claim the listeners: %s", why);
-    fail(r);
-}
-
 /* Claims the listeners. R2 tells the predecessor that this process runs and takes connections; once
  * the predecessor has given this process up, that message cannot be sent (EPIPE). */
 static void claim(struct restart *r)
 {
-    const char *given_up = "the predecessor serves on";
     const bool alone = r->predecessor < 0 || is_at_end(r->predecessor);
-    if (r->predecessor >= 0 && other_owner(r) > 0) {
-        refuse_claim(r, given_up);
-        return;
-    }
-    if (!announce(r, !alone || r->inherited == 0)) {
+    const bool late = r->predecessor >= 0 && other_owner(r) > 0;
+    if (!late && !announce(r, !alone || r->inherited == 0)) {
         fail(r);
         return;
     }
-    say_listening(r);
-    if (!alone && send_message(r->predecessor, "R2", -1) < 0) {
-        const int error = errno;
-        if (!is_at_end(r->predecessor)) {
-            refuse_claim(r, error == EPIPE ? given_up : strerror(error));
-            return;
-        }
+    if (!late)
+        say_listening(r);
+    int error = late ? EPIPE : 0;
+    if (!late && !alone && send_message(r->predecessor, "R2", -1) < 0)
+        error = errno;
+    if (error && (late || !is_at_end(r->predecessor))) {
+        say(r, LOG_ERR, "cannot claim the listeners: %s",
+            error == EPIPE ? "the predecessor serves on" : strerror(error));
+        fail(r);
+        return;
     }
     enter(r, RESTART_SERVING);
     if (alone)
