@@ -104,9 +104,8 @@ static int numbers_in(const char *text, char separator, int numbers[], int count
 {
     for (int i = 0; i < count; i++) {
         char *end;
-        errno = 0;
-        const long number = *text >= '0' && *text <= '9' ? strtol(text, &end, 10) : -1;
-        if (number < 0 || errno || number > INT_MAX || (*end && *end != separator))
+        const long long number = *text >= '0' && *text <= '9' ? strtoll(text, &end, 10) : -1;
+        if (number < 0 || number > INT_MAX || (*end && *end != separator))
             return -1;
         numbers[i] = (int)number;
         if (!*end)
@@ -367,7 +366,6 @@ static int watch(const struct restart *r, int fd, uint32_t events)
     return epoll_ctl(r->epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
-/* Sets the timer to the first deadline. */
 static void arm(struct restart *r)
 {
     int64_t due = NEVER;
@@ -427,12 +425,9 @@ static void watch_sources(struct restart *r)
  * description, epoll(7). */
 static void close_listeners(struct restart *r)
 {
-    bool unwatched = true;
-    for (int i = 0; i < r->listener_count; i++)
-        unwatched &= watch_source(r, r->listeners[i], i, false);
-    for (int i = 0; unwatched && i < r->listener_count; i++)
-        close_fd(&r->listeners[i]);
-    r->listener_count = unwatched ? 0 : r->listener_count;
+    int *count = &r->listener_count;
+    while (*count > 0 && watch_source(r, r->listeners[*count - 1], *count - 1, false))
+        close_fd(&r->listeners[--*count]);
 }
 
 /* ---- the phase and the owner ---- */
@@ -568,7 +563,6 @@ static bool announce(struct restart *r, bool must)
     return true;
 }
 
-/* Logs where this process listens. */
 static void say_listening(const struct restart *r)
 {
     const char *version = r->options.version;
@@ -1107,8 +1101,8 @@ static void successor_ended(struct restart *r, int status)
 static void hear_execution(struct restart *r)
 {
     char link[NUMBER_SIZE + sizeof "/proc//exe"], target[1];
-    int error = 0;
-    const ssize_t length = read(r->successor.execution, &error, sizeof error);
+    int *error = &r->successor.error;
+    const ssize_t length = read(r->successor.execution, error, sizeof *error);
     if (length < 0)
         return;
     snprintf(link, sizeof link, "/proc/%ld/exe", (long)r->successor.pid);
@@ -1118,10 +1112,8 @@ static void hear_execution(struct restart *r)
         return;
     }
     close_fd(&r->successor.execution);
-    if (length > 0) {
-        r->successor.error = error;
+    if (length > 0)
         return;
-    }
     say(r, LOG_INFO, "successor started: %ld (%s)", (long)r->successor.pid, r->successor.name);
     if (r->options.ready_timeout == 0)
         r->successor.report = 'R';
@@ -1129,7 +1121,6 @@ static void hear_execution(struct restart *r)
         r->deadlines[PHASE_BY] = now() + r->options.ready_timeout * SECOND;
 }
 
-/* Reads what the successor reports. */
 static void hear_channel(struct restart *r)
 {
     char text[MESSAGE_SIZE];
@@ -1262,7 +1253,6 @@ static bool is_short(int error)
     return error == EMFILE || error == ENFILE;
 }
 
-/* Accepts from listener I. */
 static int accept_from(struct restart *r, int i)
 {
     int fd = -1, tries = 0;
@@ -1283,7 +1273,6 @@ static int accept_from(struct restart *r, int i)
     return fd;
 }
 
-/* Accepts from the predecessor. */
 static int accept_from_predecessor(struct restart *r)
 {
     char text[MESSAGE_SIZE];
@@ -1403,13 +1392,11 @@ static void meet_deadlines(struct restart *r, int64_t moment)
         r->notices_length = 0;
         close_fd(&r->barrier);
     }
-    if (!is_due(r, PHASE_BY, moment))
-        return;
-    if (r->phase >= RESTART_HANDING_OVER) {
+    const bool over = is_due(r, PHASE_BY, moment);
+    if (over && r->phase >= RESTART_HANDING_OVER)
         end_draining(r);
-        return;
-    }
-    end_waiting(r);
+    else if (over)
+        end_waiting(r);
 }
 
 /* Sends what waits for the service manager, in order, as far as that has room for it and has
@@ -1590,21 +1577,20 @@ bool restart_leave(struct restart *r, int connection, bool is_idle)
 
 bool restart_leave_to_library(struct restart *r, int connection, bool is_idle)
 {
-    int ends[2], own = -1;
-    if (r->phase < RESTART_HANDING_OVER || (own = dup(connection)) < 0 ||
-        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
-        close_fd(&own);
+    int ends[2];
+    if (r->phase < RESTART_HANDING_OVER ||
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
         return false;
-    }
-    close(ends[1]);
-    const bool left = restart_leave(r, own, is_idle);
+    int own = dup(connection);
+    const bool left = own >= 0 && restart_leave(r, own, is_idle);
     if (left) {
         dup3(ends[0], connection, O_CLOEXEC);
         restart_close(r, own);
     } else {
-        close(own);
+        close_fd(&own);
     }
     close(ends[0]);
+    close(ends[1]);
     return left;
 }
 
