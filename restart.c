@@ -389,20 +389,16 @@ static void step_after(struct restart *r, int64_t ms)
     arm(r);
 }
 
-/* The one place where interest in a listener, number I, or in the predecessor's connections, number
- * RESTART_LISTENERS, is set. A failure is tried again. Returns false if FD is still watched though
- * it must not be. */
-static bool watch_source(struct restart *r, int fd, int i, bool wanted)
+/* The one place where interest in a listener, or in the predecessor's connections, is set. A failure
+ * is tried again; but that FD is (EEXIST) or is not (ENOENT) watched already is none. */
+static int watch_source(struct restart *r, int fd, bool wanted)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = r->options.accept_data};
-    const unsigned bit = 1U << i;
-    if (fd >= 0 && !(r->watched & bit) == wanted) {
-        if (epoll_ctl(r->epoll, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event) == 0)
-            r->watched ^= bit;
-        else
-            step_after(r, RETRY_MS);
-    }
-    return wanted || !(r->watched & bit);
+    if (fd < 0 || epoll_ctl(r->epoll, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event) == 0 ||
+        errno == (wanted ? EEXIST : ENOENT))
+        return 0;
+    step_after(r, RETRY_MS);
+    return -1;
 }
 
 static bool may_accept(const struct restart *r, int i)
@@ -416,9 +412,9 @@ static void watch_sources(struct restart *r)
     for (int i = 0; i < r->listener_count; i++) {
         /* A successor may have changed it: it belongs to the open file description. */
         fcntl(r->listeners[i], F_SETFL, O_NONBLOCK);
-        watch_source(r, r->listeners[i], i, !paused && may_accept(r, i));
+        watch_source(r, r->listeners[i], !paused && may_accept(r, i));
     }
-    watch_source(r, r->predecessor, RESTART_LISTENERS, !paused && r->phase > RESTART_INHERITING);
+    watch_source(r, r->predecessor, !paused && r->phase > RESTART_INHERITING);
 }
 
 /* Closing alone does not end a listener's events while the successor has the same open file
@@ -426,7 +422,7 @@ static void watch_sources(struct restart *r)
 static void close_listeners(struct restart *r)
 {
     int *count = &r->listener_count;
-    while (*count > 0 && watch_source(r, r->listeners[*count - 1], *count - 1, false))
+    while (*count > 0 && watch_source(r, r->listeners[*count - 1], false) == 0)
         close_fd(&r->listeners[--*count]);
 }
 
@@ -760,7 +756,6 @@ static void leave_predecessor(struct restart *r)
     if (r->predecessor < 0)
         return;
     close_fd(&r->predecessor);
-    r->watched &= ~(1U << RESTART_LISTENERS);
     step_after(r, 0);
     if (r->phase == RESTART_SERVING || r->phase == RESTART_STARTING)
         notify_serving(r, "");
