@@ -270,8 +270,7 @@ static int send_notice(struct restart *r, const char *message)
     close_fd(&ends[1]);
     if (sent < 0)
         close_fd(&ends[0]);
-    if (is_barrier)
-        r->barrier = ends[0];
+    r->barrier = ends[0];
     return sent;
 }
 
@@ -389,8 +388,8 @@ static void step_after(struct restart *r, int64_t ms)
     arm(r);
 }
 
-/* The one place where interest in a listener, or in the predecessor's connections, is set. A failure
- * is tried again; but that FD is (EEXIST) or is not (ENOENT) watched already is none. */
+/* The one place where interest in a listener, or in the predecessor's connections, is set. A
+ * failure is tried again; but that FD is (EEXIST) or is not (ENOENT) watched already is none. */
 static int watch_source(struct restart *r, int fd, bool wanted)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = r->options.accept_data};
@@ -957,8 +956,8 @@ static const char *connect_successor(struct restart *r, int *channel, int *execu
     r->successor.channel = ends[0];
     *channel = ends[1];
     /* The kernel's minimum: a crash of the successor loses the few connections that wait in it. */
-    return setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &(int){1}, sizeof(int)) < 0 ? "setsockopt"
-                                                                                  : NULL;
+    const int size = 1;
+    return setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size) < 0 ? "setsockopt" : NULL;
 }
 
 /* Returns the call that failed, or NULL. */
@@ -1497,8 +1496,7 @@ int restart_serve(struct restart *r, const struct restart_options *options)
         return r->epoll;
     }
     say(r, LOG_ERR, "cannot set up the events of a restart: %s", strerror(errno));
-    r->phase = RESTART_DONE;
-    r->status = EXIT_FAILURE;
+    fail(r);
     return -1;
 }
 
@@ -1541,14 +1539,13 @@ void restart_closed(struct restart *r)
 
 int restart_give(struct restart *r, int connection)
 {
+    const bool full = r->given_count == RESTART_GIVEN;
     errno = EPIPE;
     if (!hands_over(r))
         return -1;
-    errno = EAGAIN;
-    if (r->given_count == RESTART_GIVEN ||
-        send_message(r->successor.channel, "C1", connection) < 0) {
-        if (r->given_count == RESTART_GIVEN || errno != EAGAIN)
-            step_after(r, r->given_count == RESTART_GIVEN ? 0 : RETRY_MS);
+    if (full || send_message(r->successor.channel, "C1", connection) < 0) {
+        if (full || errno != EAGAIN)
+            step_after(r, full ? 0 : RETRY_MS);
         errno = EAGAIN;
         return -1;
     }
