@@ -115,12 +115,6 @@ static int numbers_in(const char *text, char separator, int numbers[], int count
     return -1;
 }
 
-static int number_of(const char *text)
-{
-    int number;
-    return text && numbers_in(text, '\0', &number, 1) == 1 ? number : -1;
-}
-
 /* ---- the log and messages ---- */
 
 /* True if standard error is the stream that the journal reads, systemd.exec(5). */
@@ -334,9 +328,9 @@ static int close_one_by_one(int first, int last)
     if (!descriptors)
         return -1;
     while ((entry = readdir(descriptors))) {
-        const int fd = number_of(entry->d_name);
+        const long fd = strtol(entry->d_name, NULL, 10); /* 0 for the folders . and .. */
         if (fd >= first && fd <= last && fd != dirfd(descriptors))
-            close(fd);
+            close((int)fd);
     }
     return closedir(descriptors);
 }
@@ -691,15 +685,14 @@ static void find_predecessor(struct restart *r)
 /* sd_listen_fds(3) */
 static int find_activation(struct restart *r)
 {
-    const char *variables[] = {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"};
-    int fds[RESTART_LISTENERS + 1];
-    int count = number_of(getenv("LISTEN_PID")) == getpid() ? number_of(getenv("LISTEN_FDS")) : 0;
-    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
-        unsetenv(variables[i]);
-    count = count > RESTART_LISTENERS ? RESTART_LISTENERS + 1 : count;
-    for (int i = 0; i < count; i++)
-        fds[i] = STDERR_FILENO + 1 + i;
-    return inherit_listeners(r, fds, count > 0 ? count : 0);
+    int fds[RESTART_LISTENERS + 1], pid, given, count = 0;
+    const bool is_mine = take_variable("LISTEN_PID", &pid, 1) && pid == getpid();
+    const bool has_any = take_variable("LISTEN_FDS", &given, 1);
+    unsetenv("LISTEN_FDNAMES");
+    unsetenv("LISTEN_PIDFDID");
+    for (; is_mine && has_any && count < given && count <= RESTART_LISTENERS; count++)
+        fds[count] = STDERR_FILENO + 1 + count;
+    return inherit_listeners(r, fds, count);
 }
 
 static void set_signals(struct restart *r)
