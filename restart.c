@@ -942,6 +942,8 @@ static const char *connect_successor(struct restart *r, int *channel, int *execu
         return "pipe2";
     r->successor.execution = ends[0];
     *execution = ends[1];
+    if (watch(r, ends[0], EPOLLIN) < 0)
+        return "epoll_ctl";
     if (r->options.ready_timeout == 0)
         return NULL;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
@@ -950,20 +952,9 @@ static const char *connect_successor(struct restart *r, int *channel, int *execu
     *channel = ends[1];
     /* The kernel's minimum: a crash of the successor loses the few connections that wait in it. */
     const int size = 1;
-    return setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size) < 0 ? "setsockopt" : NULL;
-}
-
-/* Returns the call that failed, or NULL. */
-static const char *watch_successor(struct restart *r)
-{
-    r->successor.process = (int)syscall(SYS_pidfd_open, r->successor.pid, 0);
-    if (r->successor.process < 0)
-        return "pidfd_open";
-    const bool watched =
-        watch(r, r->successor.process, EPOLLIN) == 0 &&
-        watch(r, r->successor.execution, EPOLLIN) == 0 &&
-        (r->successor.channel < 0 || watch(r, r->successor.channel, EPOLLIN | EPOLLOUT) == 0);
-    return watched ? NULL : "epoll_ctl";
+    if (setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size) < 0)
+        return "setsockopt";
+    return watch(r, ends[0], EPOLLIN | EPOLLOUT) < 0 ? "epoll_ctl" : NULL;
 }
 
 /* Not with posix_spawn(3), which holds this process until the execution is done. Returns the call
@@ -981,7 +972,12 @@ static const char *spawn(struct restart *r)
     close_fd(&channel);
     close_fd(&execution);
     r->successor.pid = pid > 0 ? pid : 0;
-    return call ? call : pid < 0 ? "fork" : watch_successor(r);
+    if (call || pid < 0)
+        return call ? call : "fork";
+    r->successor.process = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (r->successor.process < 0)
+        return "pidfd_open";
+    return watch(r, r->successor.process, EPOLLIN) < 0 ? "epoll_ctl" : NULL;
 }
 
 static void successor_ended(struct restart *r, int status);
