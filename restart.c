@@ -904,7 +904,7 @@ __attribute__((noreturn)) static void become(struct restart *r, int channel, int
                  fcntl(r->listeners[0], F_SETOWN, getpid()) == 0 &&
                  close_others(kept, RESTART_LISTENERS + 3) == 0 && register_server(r) == 0 &&
                  set_variables(r, channel) == 0 && return_to_directory(r) == 0;
-    kept[2] = r->lifeline < 0 ? -1 : r->life;
+    kept[2] = r->life;
     for (int i = 0; i < RESTART_LISTENERS + 3; i++)
         ready = ready && (kept[i] < 0 || fcntl(kept[i], F_SETFD, 0) == 0);
     if (ready) {
@@ -1231,11 +1231,6 @@ static void read_signals(struct restart *r)
 
 /* ---- new connections ---- */
 
-static bool is_short(int error)
-{
-    return error == EMFILE || error == ENFILE;
-}
-
 static int accept_from(struct restart *r, int i)
 {
     int fd = -1, tries = 0;
@@ -1246,8 +1241,8 @@ static int accept_from(struct restart *r, int i)
         fd = accept4(r->listeners[i], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     while (fd < 0 && (errno == ECONNABORTED || errno == EINTR) && ++tries < ABORTED_MAX);
     /* The kernel reports EMFILE before it looks whether a connection waits. */
-    if (fd < 0 && is_short(errno) && !has_events(r->listeners[i], POLLIN))
-        errno = EAGAIN;
+    if (fd < 0 && (errno == EMFILE || errno == ENFILE))
+        errno = has_events(r->listeners[i], POLLIN) ? EMFILE : EAGAIN;
     if (r->backlog[i] > 0 && (fd >= 0 || errno == EAGAIN)) {
         r->backlog[i] = fd >= 0 ? r->backlog[i] - 1 : 0;
         if (r->backlog[i] == 0)
@@ -1299,7 +1294,7 @@ static void pause_accepting(struct restart *r, int error)
     if (r->phase == RESTART_DRAINING && r->open == 0 && now() - since > SHORTAGE_MS)
         memset(r->backlog, 0, sizeof r->backlog);
     step_after(r, 0);
-    errno = is_short(error) ? EMFILE : EAGAIN;
+    errno = error == EMFILE ? EMFILE : EAGAIN;
 }
 
 int restart_accept(struct restart *r)
@@ -1312,7 +1307,7 @@ int restart_accept(struct restart *r)
         return -1;
     /* Each source, a listener or the predecessor, is asked first in TURNS calls in a row. If it has
      * no connection, the next source that has one takes its place. */
-    for (unsigned i = 0; i < sources && !is_short(error); i++) {
+    for (unsigned i = 0; i < sources && error != EMFILE; i++) {
         const int source = (int)((r->turns / TURNS + i) % sources);
         const int fd =
             source < r->listener_count ? accept_from(r, source) : accept_from_predecessor(r);
@@ -1359,17 +1354,16 @@ static bool is_due(struct restart *r, enum deadline which, int64_t moment)
     if (moment < r->deadlines[which])
         return false;
     r->deadlines[which] = NEVER;
+    step_after(r, 0); /* the server may have something to do then */
     return true;
 }
 
 /* Meets the deadlines up to MOMENT: what was heard since then came in time. */
 static void meet_deadlines(struct restart *r, int64_t moment)
 {
-    bool due = is_due(r, ROLLBACK_UNTIL, moment);
-    due |= is_due(r, ACCEPT_AT, moment);
-    due |= is_due(r, CLOSE_AT, moment);
-    if (due)
-        step_after(r, 0); /* the server may have something to do then */
+    is_due(r, ROLLBACK_UNTIL, moment);
+    is_due(r, ACCEPT_AT, moment);
+    is_due(r, CLOSE_AT, moment);
     if (is_due(r, NOTIFIED_BY, moment)) {
         say(r, LOG_WARNING, "the service manager has read nothing for %d s", NOTIFIED_MS / 1000);
         r->notices_length = 0;
