@@ -427,7 +427,6 @@ static bool is_pending(const struct restart *r)
     return r->successor.pid > 0 && (r->successor.report == 0 || r->successor.report == 'L');
 }
 
-/* True while a crash of the successor is rolled back. */
 static bool may_roll_back(const struct restart *r)
 {
     return r->deadlines[ROLLBACK_UNTIL] != NEVER;
@@ -918,7 +917,6 @@ __attribute__((noreturn)) static void become(struct restart *r, int channel, int
     _exit(EXIT_NOT_EXECUTED);
 }
 
-/* Kills a successor that has not claimed the listeners. */
 static void give_up_successor(struct restart *r)
 {
     r->successor.report = 'L';
@@ -1005,7 +1003,6 @@ static void start(struct restart *r)
 
 /* ---- how a successor ends ---- */
 
-/* The successor has claimed the listeners. */
 static void hand_over(struct restart *r)
 {
     const bool takes = r->successor.report == 'T';
@@ -1189,9 +1186,8 @@ static void signal_stop(struct restart *r, const char *name, pid_t sender)
     const int from = sender > 0 && sender == r->parent       ? 1
                      : sender > 0 && sender == r->supervisor ? 2
                                                              : 0;
-    const unsigned count = ++r->stops[from];
-    const bool first = r->stops[0] + r->stops[1] + r->stops[2] == 1;
-    if (!first && count < 2)
+    const bool first = r->stops[0] + r->stops[1] + r->stops[2] == 0;
+    if (++r->stops[from] == 1 && !first)
         return;
     say(r, LOG_NOTICE, "%s received: ending %s", name, first ? "gracefully" : "at once");
     if (first) {
