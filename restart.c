@@ -83,11 +83,14 @@ static int64_t now(void)
     return t.tv_sec * SECOND + t.tv_nsec / 1000000;
 }
 
+/* Keeps errno, which says why what FD was opened for has failed. */
 static void close_fd(int *fd)
 {
+    const int error = errno;
     if (*fd >= 0)
         close(*fd);
     *fd = -1;
+    errno = error;
 }
 
 static bool has_events(int fd, short events)
@@ -101,9 +104,8 @@ static int numbers_in(const char *text, char separator, int numbers[], int count
 {
     for (int i = 0; i < count; i++) {
         char *end;
-        errno = 0;
-        const long number = *text >= '0' && *text <= '9' ? strtol(text, &end, 10) : -1;
-        if (number < 0 || errno || number > INT_MAX || (*end && *end != separator))
+        const long long number = *text >= '0' && *text <= '9' ? strtoll(text, &end, 10) : -1;
+        if (number < 0 || number > INT_MAX || (*end && *end != separator))
             return -1;
         numbers[i] = (int)number;
         if (!*end)
@@ -111,12 +113,6 @@ static int numbers_in(const char *text, char separator, int numbers[], int count
         text = end + 1;
     }
     return -1;
-}
-
-static int number_of(const char *text)
-{
-    int number;
-    return text && numbers_in(text, '\0', &number, 1) == 1 ? number : -1;
 }
 
 /* ---- the log and messages ---- */
@@ -135,6 +131,7 @@ void restart_log(int priority, const char *text)
 {
     char line[LINE_SIZE + NAME_MAX];
     const char *name = program_invocation_short_name;
+    struct stat stream;
     sigset_t stop, before;
     int length = is_journal() ? snprintf(line, sizeof line, "<%d>%s\n", priority, text)
                               : snprintf(line, sizeof line, "%.*s[%ld]: %s\n", NAME_MAX, name,
@@ -143,11 +140,10 @@ void restart_log(int priority, const char *text)
         length = sizeof line - 1;
         line[length - 1] = '\n';
     }
-    /* poll(2) reports room for a terminal that Ctrl-S has stopped, so a description of its own is
-     * made non-blocking. SIGTTOU stops a background process that writes, tcsetattr(3). */
-    int own = isatty(STDERR_FILENO)
-                  ? open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
-                  : -1;
+    /* A terminal that Ctrl-S has stopped, or a pipe that another process fills, would block, so a
+     * description of its own is opened. SIGTTOU stops a background process, tcsetattr(3). */
+    const bool is_file = fstat(STDERR_FILENO, &stream) == 0 && S_ISREG(stream.st_mode);
+    int own = is_file ? -1 : open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (own < 0 && !has_events(STDERR_FILENO, POLLOUT))
         return;
     sigemptyset(&stop);
@@ -203,7 +199,7 @@ static ssize_t receive_message(int fd, char text[MESSAGE_SIZE], int *descriptor)
     struct msghdr message = {.msg_iov = &bytes,
                              .msg_iovlen = 1,
                              .msg_control = ancillary.bytes,
-                             .msg_controllen = sizeof ancillary.bytes};
+                             .msg_controllen = CMSG_LEN(sizeof *descriptor)};
     memset(text, 0, MESSAGE_SIZE);
     *descriptor = -1;
     const ssize_t length = recvmsg(fd, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -248,12 +244,9 @@ static int connect_manager(const char *path)
         address.sun_path[0] = '\0';
     int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     const socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + length);
-    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, size) == 0)
-        return fd;
-    const int error = errno;
-    close_fd(&fd);
-    errno = error;
-    return -1;
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, size) < 0)
+        close_fd(&fd);
+    return fd;
 }
 
 /* Sends MESSAGE; with a barrier also the end of a pipe that the service manager closes when it has
@@ -267,14 +260,11 @@ static int send_notice(struct restart *r, const char *message)
     const int sent = manager < 0 || (is_barrier && pipe2(ends, O_CLOEXEC) < 0)
                          ? -1
                          : send_message(manager, message, ends[1]);
-    const int error = errno;
     close_fd(&manager);
     close_fd(&ends[1]);
     if (sent < 0)
         close_fd(&ends[0]);
-    if (is_barrier)
-        r->barrier = ends[0];
-    errno = error;
+    r->barrier = ends[0];
     return sent;
 }
 
@@ -305,6 +295,8 @@ static void notify_main(struct restart *r, pid_t pid, const char *status)
     }
     notify(r, "MAINPID=%ld\nREADY=1%s", (long)pid, status);
     notify(r, "%s", barrier_message);
+    if (r->deadlines[NOTIFIED_BY] != NEVER) /* what waited before has used up some of its time */
+        r->deadlines[NOTIFIED_BY] = now() + NOTIFIED_MS;
 }
 
 /* Tells the service manager what serves, and since when; with READY also that it does. */
@@ -338,9 +330,9 @@ static int close_one_by_one(int first, int last)
     if (!descriptors)
         return -1;
     while ((entry = readdir(descriptors))) {
-        const int fd = number_of(entry->d_name);
+        const long fd = strtol(entry->d_name, NULL, 10); /* 0 for the folders . and .. */
         if (fd >= first && fd <= last && fd != dirfd(descriptors))
-            close(fd);
+            close((int)fd);
     }
     return closedir(descriptors);
 }
@@ -369,7 +361,6 @@ static int watch(const struct restart *r, int fd, uint32_t events)
     return epoll_ctl(r->epoll, EPOLL_CTL_ADD, fd, &event);
 }
 
-/* Sets the timer to the first deadline. */
 static void arm(struct restart *r)
 {
     int64_t due = NEVER;
@@ -393,20 +384,16 @@ static void step_after(struct restart *r, int64_t ms)
     arm(r);
 }
 
-/* The one place where interest in a listener, number I, or in the predecessor's connections, number
- * RESTART_LISTENERS, is set. A failure is tried again. Returns false if FD is still watched though
- * it must not be. */
-static bool watch_source(struct restart *r, int fd, int i, bool wanted)
+/* The one place where interest in a listener, or in the predecessor's connections, is set. A
+ * failure is tried again; but that FD is (EEXIST) or is not (ENOENT) watched already is none. */
+static int watch_source(struct restart *r, int fd, bool wanted)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = r->options.accept_data};
-    const unsigned bit = 1U << i;
-    if (fd >= 0 && !(r->watched & bit) == wanted) {
-        if (epoll_ctl(r->epoll, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event) == 0)
-            r->watched ^= bit;
-        else
-            step_after(r, RETRY_MS);
-    }
-    return wanted || !(r->watched & bit);
+    if (fd < 0 || epoll_ctl(r->epoll, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event) == 0 ||
+        errno == (wanted ? EEXIST : ENOENT))
+        return 0;
+    step_after(r, RETRY_MS);
+    return -1;
 }
 
 static bool may_accept(const struct restart *r, int i)
@@ -420,21 +407,18 @@ static void watch_sources(struct restart *r)
     for (int i = 0; i < r->listener_count; i++) {
         /* A successor may have changed it: it belongs to the open file description. */
         fcntl(r->listeners[i], F_SETFL, O_NONBLOCK);
-        watch_source(r, r->listeners[i], i, !paused && may_accept(r, i));
+        watch_source(r, r->listeners[i], !paused && may_accept(r, i));
     }
-    watch_source(r, r->predecessor, RESTART_LISTENERS, !paused && r->phase > RESTART_INHERITING);
+    watch_source(r, r->predecessor, !paused && r->phase > RESTART_INHERITING);
 }
 
 /* Closing alone does not end a listener's events while the successor has the same open file
  * description, epoll(7). */
 static void close_listeners(struct restart *r)
 {
-    bool unwatched = true;
-    for (int i = 0; i < r->listener_count; i++)
-        unwatched &= watch_source(r, r->listeners[i], i, false);
-    for (int i = 0; unwatched && i < r->listener_count; i++)
-        close_fd(&r->listeners[i]);
-    r->listener_count = unwatched ? 0 : r->listener_count;
+    int *count = &r->listener_count;
+    while (*count > 0 && watch_source(r, r->listeners[*count - 1], false) == 0)
+        close_fd(&r->listeners[--*count]);
 }
 
 /* ---- the phase and the owner ---- */
@@ -445,7 +429,6 @@ static bool is_pending(const struct restart *r)
     return r->successor.pid > 0 && (r->successor.report == 0 || r->successor.report == 'L');
 }
 
-/* True while a crash of the successor is rolled back. */
 static bool may_roll_back(const struct restart *r)
 {
     return r->deadlines[ROLLBACK_UNTIL] != NEVER;
@@ -461,15 +444,12 @@ static bool hands_over(const struct restart *r)
 static bool is_named(const struct restart *r)
 {
     const char *file = r->options.pid_file;
-    char text[NUMBER_SIZE];
+    char text[NUMBER_SIZE] = "";
     int fd = file ? open(file, O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC) : -1;
-    if (fd < 0)
-        return false;
-    const ssize_t length = read(fd, text, sizeof text - 1);
-    close(fd);
-    text[length > 0 ? length : 0] = '\0';
-    text[strcspn(text, "\n")] = '\0';
-    return number_of(text) == getpid();
+    const bool named =
+        fd >= 0 && read(fd, text, sizeof text - 1) > 0 && strtol(text, NULL, 10) == getpid();
+    close_fd(&fd);
+    return named;
 }
 
 /* The one place where the phase changes. */
@@ -508,30 +488,30 @@ static void fail(struct restart *r)
     enter(r, RESTART_DONE);
 }
 
-/* Reports to the supervisor: see hear_server. */
-static int tell_supervisor(const struct restart *r, char what, pid_t pid, int status)
+/* Reports to the supervisor, see hear_server, and sends DESCRIPTOR with it unless that is -1. */
+static int tell_supervisor(const struct restart *r, char what, pid_t pid, int status,
+                           int descriptor)
 {
     char text[MESSAGE_SIZE];
     snprintf(text, sizeof text, "%c%ld:%d", what, (long)pid, status);
-    return r->lifeline < 0 ? 0 : send_message(r->lifeline, text, -1);
+    return r->lifeline < 0 ? 0 : send_message(r->lifeline, text, descriptor);
 }
 
 /* As a new file that is then renamed. Others may write to its folder, so no existing file is opened
  * here, and none is replaced but a regular one. */
 static int write_pid_file(const char *file)
 {
-    char temporary[PATH_MAX], number[NUMBER_SIZE];
+    char temporary[PATH_MAX];
     struct stat existing;
-    const int length = snprintf(temporary, sizeof temporary, "%s.XXXXXX", file);
-    const bool exists = lstat(file, &existing) == 0;
-    errno = length >= (int)sizeof temporary ? ENAMETOOLONG : EEXIST;
-    if (length >= (int)sizeof temporary || (exists && !S_ISREG(existing.st_mode)))
+    if (lstat(file, &existing) == 0 && !S_ISREG(existing.st_mode)) {
+        errno = EEXIST;
         return -1;
-    int fd = mkostemp(temporary, O_CLOEXEC);
+    }
+    snprintf(temporary, sizeof temporary, "%s.XXXXXX", file);
+    int fd = mkostemp(temporary, O_CLOEXEC); /* not if that name was cut off */
     if (fd < 0)
         return -1;
-    const int size = snprintf(number, sizeof number, "%ld\n", (long)getpid());
-    const bool written = write(fd, number, (size_t)size) == size && fchmod(fd, 0644) == 0 &&
+    const bool written = dprintf(fd, "%ld\n", (long)getpid()) > 0 && fchmod(fd, 0644) == 0 &&
                          rename(temporary, file) == 0;
     const int error = errno;
     close(fd);
@@ -566,14 +546,13 @@ static bool announce(struct restart *r, bool must)
             errno == EEXIST ? "it is not a regular file" : strerror(errno));
     if (!written && must)
         return false;
-    const bool told = tell_supervisor(r, 'O', getpid(), 0) == 0;
+    const bool told = tell_supervisor(r, 'O', getpid(), 0, -1) == 0;
     r->announce_is_due = !written || !told;
     if (r->announce_is_due)
         step_after(r, ANNOUNCE_MS);
     return true;
 }
 
-/* Logs where this process listens. */
 static void say_listening(const struct restart *r)
 {
     const char *version = r->options.version;
@@ -707,15 +686,14 @@ static void find_predecessor(struct restart *r)
 /* sd_listen_fds(3) */
 static int find_activation(struct restart *r)
 {
-    const char *variables[] = {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"};
-    int fds[RESTART_LISTENERS + 1];
-    int count = number_of(getenv("LISTEN_PID")) == getpid() ? number_of(getenv("LISTEN_FDS")) : 0;
-    for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
-        unsetenv(variables[i]);
-    count = count > RESTART_LISTENERS ? RESTART_LISTENERS + 1 : count;
-    for (int i = 0; i < count; i++)
-        fds[i] = STDERR_FILENO + 1 + i;
-    return inherit_listeners(r, fds, count > 0 ? count : 0);
+    int fds[RESTART_LISTENERS + 1], pid, given, count = 0;
+    const bool is_mine = take_variable("LISTEN_PID", &pid, 1) && pid == getpid();
+    const bool has_any = take_variable("LISTEN_FDS", &given, 1);
+    unsetenv("LISTEN_FDNAMES");
+    unsetenv("LISTEN_PIDFDID");
+    for (; is_mine && has_any && count < given && count <= RESTART_LISTENERS; count++)
+        fds[count] = STDERR_FILENO + 1 + count;
+    return inherit_listeners(r, fds, count);
 }
 
 static void set_signals(struct restart *r)
@@ -773,7 +751,6 @@ static void leave_predecessor(struct restart *r)
     /* A wrapper script may have left a process that has the channel open, too, epoll(7). */
     watch_source(r, r->predecessor, RESTART_LISTENERS, false);
     close_fd(&r->predecessor);
-    r->watched &= ~(1U << RESTART_LISTENERS);
     step_after(r, 0);
     if (r->phase == RESTART_SERVING || r->phase == RESTART_STARTING)
         notify_serving(r, "");
@@ -781,33 +758,26 @@ static void leave_predecessor(struct restart *r)
         notify_main(r, r->successor.pid, ""); /* again: it may have come too early */
 }
 
-static void refuse_claim(struct restart *r, const char *why)
-{
-    say(r, LOG_ERR, "cannot claim the listeners: %s", why);
-    fail(r);
-}
-
 /* Claims the listeners. R2 tells the predecessor that this process runs and takes connections; once
  * the predecessor has given this process up, that message cannot be sent (EPIPE). */
 static void claim(struct restart *r)
 {
-    const char *given_up = "the predecessor serves on";
     const bool alone = r->predecessor < 0 || is_at_end(r->predecessor);
-    if (r->predecessor >= 0 && other_owner(r) > 0) {
-        refuse_claim(r, given_up);
-        return;
-    }
-    if (!announce(r, !alone || r->inherited == 0)) {
+    const bool late = r->predecessor >= 0 && other_owner(r) > 0;
+    if (!late && !announce(r, !alone || r->inherited == 0)) {
         fail(r);
         return;
     }
-    say_listening(r);
-    if (!alone && send_message(r->predecessor, "R2", -1) < 0) {
-        const int error = errno;
-        if (!is_at_end(r->predecessor)) {
-            refuse_claim(r, error == EPIPE ? given_up : strerror(error));
-            return;
-        }
+    if (!late)
+        say_listening(r);
+    int error = late ? EPIPE : 0;
+    if (!late && !alone && send_message(r->predecessor, "R2", -1) < 0)
+        error = errno;
+    if (error && (late || !is_at_end(r->predecessor))) {
+        say(r, LOG_ERR, "cannot claim the listeners: %s",
+            error == EPIPE ? "the predecessor serves on" : strerror(error));
+        fail(r);
+        return;
     }
     enter(r, RESTART_SERVING);
     if (alone)
@@ -821,13 +791,11 @@ static int toggle(const char *name, char successor[PATH_MAX])
 {
     const char *slash = strrchr(name, '/');
     const char *file = slash ? slash + 1 : name;
-    const size_t length = strlen(name), file_length = strlen(file);
-    const bool strip = file_length > 1 && file[file_length - 1] == '1';
+    const bool strip = strlen(file) > 1 && file[strlen(file) - 1] == '1';
+    const int length = snprintf(successor, PATH_MAX, "%.*s%s", (int)(strlen(name) - strip), name,
+                                strip ? "" : "1");
     errno = ENAMETOOLONG;
-    if (length + 2 > PATH_MAX)
-        return -1;
-    snprintf(successor, PATH_MAX, "%.*s%s", (int)(length - strip), name, strip ? "" : "1");
-    return 0;
+    return length < PATH_MAX ? 0 : -1;
 }
 
 /* Executes NAME, along PATH if it has no slash. Unlike execvp(3) it does not pass a file of unknown
@@ -859,15 +827,13 @@ static void execute(const char *name, char **argv)
 static int register_server(struct restart *r)
 {
     int life[2];
-    char text[MESSAGE_SIZE];
     if (r->lifeline < 0)
         return 0;
     if (pipe2(life, O_CLOEXEC) < 0)
         return -1;
     r->life = life[0];
-    snprintf(text, sizeof text, "S%ld:0", (long)getpid());
     if (fcntl(life[0], F_SETOWN, getpid()) < 0 || fcntl(life[0], F_SETSIG, SIGKILL) < 0 ||
-        fcntl(life[0], F_SETFL, O_ASYNC) < 0 || send_message(r->lifeline, text, life[1]) < 0)
+        fcntl(life[0], F_SETFL, O_ASYNC) < 0 || tell_supervisor(r, 'S', getpid(), 0, life[1]) < 0)
         return -1;
     return close(life[1]);
 }
@@ -941,7 +907,7 @@ __attribute__((noreturn)) static void become(struct restart *r, int channel, int
                  fcntl(r->listeners[0], F_SETOWN, getpid()) == 0 &&
                  close_others(kept, RESTART_LISTENERS + 3) == 0 && register_server(r) == 0 &&
                  set_variables(r, channel) == 0 && return_to_directory(r) == 0;
-    kept[2] = r->lifeline < 0 ? -1 : r->life;
+    kept[2] = r->life;
     for (int i = 0; i < RESTART_LISTENERS + 3; i++)
         ready = ready && (kept[i] < 0 || fcntl(kept[i], F_SETFD, 0) == 0);
     if (ready) {
@@ -955,7 +921,6 @@ __attribute__((noreturn)) static void become(struct restart *r, int channel, int
     _exit(EXIT_NOT_EXECUTED);
 }
 
-/* Kills a successor that has not claimed the listeners. */
 static void give_up_successor(struct restart *r)
 {
     r->successor.report = 'L';
@@ -979,6 +944,8 @@ static const char *connect_successor(struct restart *r, int *channel, int *execu
         return "pipe2";
     r->successor.execution = ends[0];
     *execution = ends[1];
+    if (watch(r, ends[0], EPOLLIN) < 0)
+        return "epoll_ctl";
     if (r->options.ready_timeout == 0)
         return NULL;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
@@ -986,21 +953,10 @@ static const char *connect_successor(struct restart *r, int *channel, int *execu
     r->successor.channel = ends[0];
     *channel = ends[1];
     /* The kernel's minimum: a crash of the successor loses the few connections that wait in it. */
-    return setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &(int){1}, sizeof(int)) < 0 ? "setsockopt"
-                                                                                  : NULL;
-}
-
-/* Returns the call that failed, or NULL. */
-static const char *watch_successor(struct restart *r)
-{
-    r->successor.process = (int)syscall(SYS_pidfd_open, r->successor.pid, 0);
-    if (r->successor.process < 0)
-        return "pidfd_open";
-    const bool watched =
-        watch(r, r->successor.process, EPOLLIN) == 0 &&
-        watch(r, r->successor.execution, EPOLLIN) == 0 &&
-        (r->successor.channel < 0 || watch(r, r->successor.channel, EPOLLIN | EPOLLOUT) == 0);
-    return watched ? NULL : "epoll_ctl";
+    const int size = 1;
+    if (setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size) < 0)
+        return "setsockopt";
+    return watch(r, ends[0], EPOLLIN | EPOLLOUT) < 0 ? "epoll_ctl" : NULL;
 }
 
 /* Not with posix_spawn(3), which holds this process until the execution is done. Returns the call
@@ -1008,24 +964,25 @@ static const char *watch_successor(struct restart *r)
 static const char *spawn(struct restart *r)
 {
     int channel = -1, execution = -1;
-    if (toggle(r->options.argv[0], r->successor.name) < 0) {
-        snprintf(r->successor.name, sizeof r->successor.name, "%s", r->options.argv[0]);
+    if (toggle(r->options.argv[0], r->successor.name) < 0)
         return "its other name";
-    }
     release_reserve(r);
     const char *call = connect_successor(r, &channel, &execution);
     const pid_t pid = call ? -1 : fork();
     if (pid == 0)
         become(r, channel, execution);
-    const int error = errno;
     close_fd(&channel);
     close_fd(&execution);
     r->successor.pid = pid > 0 ? pid : 0;
-    errno = error;
-    return call ? call : pid < 0 ? "fork" : watch_successor(r);
+    if (call || pid < 0)
+        return call ? call : "fork";
+    r->successor.process = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (r->successor.process < 0)
+        return "pidfd_open";
+    return watch(r, r->successor.process, EPOLLIN) < 0 ? "epoll_ctl" : NULL;
 }
 
-static void successor_failed(struct restart *r, int status);
+static void successor_ended(struct restart *r, int status);
 
 static void start(struct restart *r)
 {
@@ -1033,7 +990,7 @@ static void start(struct restart *r)
     clock_gettime(CLOCK_MONOTONIC, &t);
     r->restart_wanted = false;
     say(r, LOG_NOTICE, "SIGUSR1 received: restarting");
-    tell_supervisor(r, 'A', 0, 0);
+    tell_supervisor(r, 'A', 0, 0, -1);
     /* D: the predecessor need not stand by any more. Without one, nothing is sent. */
     send_message(r->predecessor, "D", -1);
     notify(r, "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=", t.tv_sec * 1000000LL + t.tv_nsec / 1000);
@@ -1043,14 +1000,13 @@ static void start(struct restart *r)
     r->successor.call = spawn(r);
     r->successor.error = r->successor.call ? errno : 0;
     if (r->successor.pid == 0)
-        successor_failed(r, 0);
+        successor_ended(r, -1);
     else if (r->successor.call)
         give_up_successor(r);
 }
 
 /* ---- how a successor ends ---- */
 
-/* The successor has claimed the listeners. */
 static void hand_over(struct restart *r)
 {
     const bool takes = r->successor.report == 'T';
@@ -1058,8 +1014,8 @@ static void hand_over(struct restart *r)
     say(r, LOG_INFO, "handed over to %ld", (long)r->successor.pid);
     if (!takes) {
         if (other_owner(r) == r->successor.pid)
-            tell_supervisor(r, 'O', r->successor.pid, 0);
-        shutdown(r->successor.channel, SHUT_WR); /* no connection will come */
+            tell_supervisor(r, 'O', r->successor.pid, 1, -1); /* only executed */
+        shutdown(r->successor.channel, SHUT_WR);              /* no connection will come */
         /* A build that speaks an older protocol does not make its own successor the owner. */
         if (r->successor.channel >= 0)
             fcntl(r->listeners[0], F_SETOWN, 0);
@@ -1073,44 +1029,39 @@ static void hand_over(struct restart *r)
 static void describe_end(const struct restart *r, int status, char why[WHY_SIZE])
 {
     const char *call = r->successor.call;
-    const int length = r->successor.error
-                           ? snprintf(why, WHY_SIZE, "cannot start %.300s: ", r->successor.name)
-                           : snprintf(why, WHY_SIZE, "successor %ld ", (long)r->successor.pid);
-    why += length;
-    const size_t room = WHY_SIZE - (size_t)length;
+    const long pid = (long)r->successor.pid;
     if (r->successor.error)
-        snprintf(why, room, "%.80s%s%s", call ? call : "", call ? ": " : "",
-                 strerror(r->successor.error));
+        snprintf(why, WHY_SIZE, "cannot start %.300s: %.80s%s%s", r->successor.name,
+                 call ? call : "", call ? ": " : "", strerror(r->successor.error));
     else if (r->successor.report == 'L' && r->phase == RESTART_STARTING)
-        snprintf(why, room, "was not ready within %d s and was killed", r->options.ready_timeout);
+        snprintf(why, WHY_SIZE, "successor %ld was not ready within %d s and was killed", pid,
+                 r->options.ready_timeout);
     else if (status == -1)
-        snprintf(why, room, "ended, its status is not known");
+        snprintf(why, WHY_SIZE, "successor %ld ended, its status is not known", pid);
     else if (WIFSIGNALED(status))
-        snprintf(why, room, "was ended by signal %d (%s)", WTERMSIG(status),
+        snprintf(why, WHY_SIZE, "successor %ld was ended by signal %d (%s)", pid, WTERMSIG(status),
                  strsignal(WTERMSIG(status)));
     else
-        snprintf(why, room, "exited with status %d", WEXITSTATUS(status));
+        snprintf(why, WHY_SIZE, "successor %ld exited with status %d", pid, WEXITSTATUS(status));
 }
 
-/* This process serves again, or still. */
-static void successor_failed(struct restart *r, int status)
+/* This process serves again, or still, because of WHY. */
+static void serve_again(struct restart *r, const char *why)
 {
-    char why[WHY_SIZE], line[LINE_SIZE];
+    char line[LINE_SIZE];
     const bool starting = r->phase == RESTART_STARTING;
-    describe_end(r, status, why);
-    forget_successor(r);
-    r->deadlines[ROLLBACK_UNTIL] = NEVER;
+    const char *what = starting ? "restart failed" : "rolled back";
     enter(r, RESTART_SERVING);
     announce(r, false); /* the successor may have done so */
-    say(r, LOG_ERR, "%s: %s", starting ? "restart failed" : "rolled back", why);
-    snprintf(line, sizeof line, "\nSTATUS=%s: %s", starting ? "restart failed" : "rolled back",
-             why);
+    say(r, LOG_ERR, "%s: %s", what, why);
+    snprintf(line, sizeof line, "\nSTATUS=%s: %s", what, why);
     if (starting)
         notify(r, "READY=1%s", line);
     else
         notify_main(r, getpid(), line);
 }
 
+/* The successor has ended, or could not be started: then its pid is 0. */
 static void successor_ended(struct restart *r, int status)
 {
     char why[WHY_SIZE];
@@ -1120,15 +1071,15 @@ static void successor_ended(struct restart *r, int status)
     if (r->phase == RESTART_STARTING && replaced)
         hand_over(r);
     if (status != -1)
-        tell_supervisor(r, 'E', r->successor.pid, status);
-    if (r->phase == RESTART_STARTING || (may_roll_back(r) && !replaced)) {
-        successor_failed(r, status);
-        return;
-    }
+        tell_supervisor(r, 'E', r->successor.pid, status, -1);
+    const bool fails = r->phase == RESTART_STARTING || (may_roll_back(r) && !replaced);
     describe_end(r, status, why);
-    say(r, well ? LOG_INFO : LOG_WARNING, "%s", why);
     forget_successor(r);
     r->deadlines[ROLLBACK_UNTIL] = NEVER;
+    if (fails)
+        serve_again(r, why);
+    else
+        say(r, well ? LOG_INFO : LOG_WARNING, "%s", why);
 }
 
 /* The kernel closes the pipe when the program is executed, and also when the child is killed before
@@ -1136,8 +1087,8 @@ static void successor_ended(struct restart *r, int status)
 static void hear_execution(struct restart *r)
 {
     char link[NUMBER_SIZE + sizeof "/proc//exe"], target[1];
-    int error = 0;
-    const ssize_t length = read(r->successor.execution, &error, sizeof error);
+    int *error = &r->successor.error;
+    const ssize_t length = read(r->successor.execution, error, sizeof *error);
     if (length < 0)
         return;
     snprintf(link, sizeof link, "/proc/%ld/exe", (long)r->successor.pid);
@@ -1147,10 +1098,8 @@ static void hear_execution(struct restart *r)
         return;
     }
     close_fd(&r->successor.execution);
-    if (length > 0) {
-        r->successor.error = error;
+    if (length > 0)
         return;
-    }
     say(r, LOG_INFO, "successor started: %ld (%s)", (long)r->successor.pid, r->successor.name);
     if (r->options.ready_timeout == 0)
         r->successor.report = 'R';
@@ -1158,7 +1107,6 @@ static void hear_execution(struct restart *r)
         r->deadlines[PHASE_BY] = now() + r->options.ready_timeout * SECOND;
 }
 
-/* Reads what the successor reports. */
 static void hear_channel(struct restart *r)
 {
     char text[MESSAGE_SIZE];
@@ -1244,9 +1192,8 @@ static void signal_stop(struct restart *r, const char *name, pid_t sender)
     const int from = sender > 0 && sender == r->parent       ? 1
                      : sender > 0 && sender == r->supervisor ? 2
                                                              : 0;
-    const unsigned count = ++r->stops[from];
-    const bool first = r->stops[0] + r->stops[1] + r->stops[2] == 1;
-    if (!first && count < 2)
+    const bool first = r->stops[0] + r->stops[1] + r->stops[2] == 0;
+    if (++r->stops[from] == 1 && !first)
         return;
     say(r, LOG_NOTICE, "%s received: ending %s", name, first ? "gracefully" : "at once");
     if (first) {
@@ -1268,7 +1215,7 @@ static void signal_restart(struct restart *r)
     say(r, LOG_NOTICE, "SIGUSR1 received: ignored, %s",
         r->phase == RESTART_STARTING ? "a restart is pending" : "this process is draining");
     if (r->phase == RESTART_STARTING)
-        tell_supervisor(r, 'A', 0, 0);
+        tell_supervisor(r, 'A', 0, 0, -1);
 }
 
 static void read_signals(struct restart *r)
@@ -1286,12 +1233,6 @@ static void read_signals(struct restart *r)
 
 /* ---- new connections ---- */
 
-static bool is_short(int error)
-{
-    return error == EMFILE || error == ENFILE;
-}
-
-/* Accepts from listener I. */
 static int accept_from(struct restart *r, int i)
 {
     int fd = -1, tries = 0;
@@ -1302,8 +1243,8 @@ static int accept_from(struct restart *r, int i)
         fd = accept4(r->listeners[i], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     while (fd < 0 && (errno == ECONNABORTED || errno == EINTR) && ++tries < ABORTED_MAX);
     /* The kernel reports EMFILE before it looks whether a connection waits. */
-    if (fd < 0 && is_short(errno) && !has_events(r->listeners[i], POLLIN))
-        errno = EAGAIN;
+    if (fd < 0 && (errno == EMFILE || errno == ENFILE))
+        errno = has_events(r->listeners[i], POLLIN) ? EMFILE : EAGAIN;
     if (r->backlog[i] > 0 && (fd >= 0 || errno == EAGAIN)) {
         r->backlog[i] = fd >= 0 ? r->backlog[i] - 1 : 0;
         if (r->backlog[i] == 0)
@@ -1312,7 +1253,6 @@ static int accept_from(struct restart *r, int i)
     return fd;
 }
 
-/* Accepts from the predecessor. */
 static int accept_from_predecessor(struct restart *r)
 {
     char text[MESSAGE_SIZE];
@@ -1356,7 +1296,7 @@ static void pause_accepting(struct restart *r, int error)
     if (r->phase == RESTART_DRAINING && r->open == 0 && now() - since > SHORTAGE_MS)
         memset(r->backlog, 0, sizeof r->backlog);
     step_after(r, 0);
-    errno = is_short(error) ? EMFILE : EAGAIN;
+    errno = error == EMFILE ? EMFILE : EAGAIN;
 }
 
 int restart_accept(struct restart *r)
@@ -1369,7 +1309,7 @@ int restart_accept(struct restart *r)
         return -1;
     /* Each source, a listener or the predecessor, is asked first in TURNS calls in a row. If it has
      * no connection, the next source that has one takes its place. */
-    for (unsigned i = 0; i < sources && !is_short(error); i++) {
+    for (unsigned i = 0; i < sources && error != EMFILE; i++) {
         const int source = (int)((r->turns / TURNS + i) % sources);
         const int fd =
             source < r->listener_count ? accept_from(r, source) : accept_from_predecessor(r);
@@ -1416,29 +1356,26 @@ static bool is_due(struct restart *r, enum deadline which, int64_t moment)
     if (moment < r->deadlines[which])
         return false;
     r->deadlines[which] = NEVER;
+    step_after(r, 0); /* the server may have something to do then */
     return true;
 }
 
 /* Meets the deadlines up to MOMENT: what was heard since then came in time. */
 static void meet_deadlines(struct restart *r, int64_t moment)
 {
-    bool due = is_due(r, ROLLBACK_UNTIL, moment);
-    due |= is_due(r, ACCEPT_AT, moment);
-    due |= is_due(r, CLOSE_AT, moment);
-    if (due)
-        step_after(r, 0); /* the server may have something to do then */
+    is_due(r, ROLLBACK_UNTIL, moment);
+    is_due(r, ACCEPT_AT, moment);
+    is_due(r, CLOSE_AT, moment);
     if (is_due(r, NOTIFIED_BY, moment)) {
         say(r, LOG_WARNING, "the service manager has read nothing for %d s", NOTIFIED_MS / 1000);
         r->notices_length = 0;
         close_fd(&r->barrier);
     }
-    if (!is_due(r, PHASE_BY, moment))
-        return;
-    if (r->phase >= RESTART_HANDING_OVER) {
+    const bool over = is_due(r, PHASE_BY, moment);
+    if (over && r->phase >= RESTART_HANDING_OVER)
         end_draining(r);
-        return;
-    }
-    end_waiting(r);
+    else if (over)
+        end_waiting(r);
 }
 
 /* Sends what waits for the service manager, in order, as far as that has room for it and has
@@ -1489,17 +1426,6 @@ static void move_on(struct restart *r, bool notified)
         enter(r, RESTART_DONE);
 }
 
-/* A server that calls daemon(3) after restart_serve is another process then, and epoll(7) reports a
- * signalfd(2) only to the process that added it. */
-static void follow_fork(struct restart *r)
-{
-    if (r->pid == getpid())
-        return;
-    r->pid = getpid();
-    epoll_ctl(r->epoll, EPOLL_CTL_DEL, r->signals, NULL);
-    watch(r, r->signals, EPOLLIN);
-}
-
 enum restart_phase restart_step(struct restart *r)
 {
     struct epoll_event edges[EVENTS_MAX];
@@ -1512,7 +1438,13 @@ enum restart_phase restart_step(struct restart *r)
         r->armed = -1; /* the timer has expired */
     while (r->given_count > 0)
         close(r->given[--r->given_count]);
-    follow_fork(r);
+    /* A server that calls daemon(3) after restart_serve is another process then, and epoll(7)
+     * reports a signalfd(2) only to the process that added it. */
+    if (r->pid != getpid()) {
+        r->pid = getpid();
+        epoll_ctl(r->epoll, EPOLL_CTL_DEL, r->signals, NULL);
+        watch(r, r->signals, EPOLLIN);
+    }
     hear_successor(r);
     read_signals(r);
     if (r->phase == RESTART_INHERITING)
@@ -1549,8 +1481,7 @@ int restart_serve(struct restart *r, const struct restart_options *options)
         return r->epoll;
     }
     say(r, LOG_ERR, "cannot set up the events of a restart: %s", strerror(errno));
-    r->phase = RESTART_DONE;
-    r->status = EXIT_FAILURE;
+    fail(r);
     return -1;
 }
 
@@ -1593,14 +1524,13 @@ void restart_closed(struct restart *r)
 
 int restart_give(struct restart *r, int connection)
 {
+    const bool full = r->given_count == RESTART_GIVEN;
     errno = EPIPE;
     if (!hands_over(r))
         return -1;
-    errno = EAGAIN;
-    if (r->given_count == RESTART_GIVEN ||
-        send_message(r->successor.channel, "C1", connection) < 0) {
-        if (r->given_count == RESTART_GIVEN || errno != EAGAIN)
-            step_after(r, r->given_count == RESTART_GIVEN ? 0 : RETRY_MS);
+    if (full || send_message(r->successor.channel, "C1", connection) < 0) {
+        if (full || errno != EAGAIN)
+            step_after(r, full ? 0 : RETRY_MS);
         errno = EAGAIN;
         return -1;
     }
@@ -1624,21 +1554,20 @@ bool restart_leave(struct restart *r, int connection, bool is_idle)
 
 bool restart_leave_to_library(struct restart *r, int connection, bool is_idle)
 {
-    int ends[2], own = -1;
-    if (r->phase < RESTART_HANDING_OVER || (own = dup(connection)) < 0 ||
-        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0) {
-        close_fd(&own);
+    int ends[2];
+    if (r->phase < RESTART_HANDING_OVER ||
+        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
         return false;
-    }
-    close(ends[1]);
-    const bool left = restart_leave(r, own, is_idle);
+    int own = dup(connection);
+    const bool left = own >= 0 && restart_leave(r, own, is_idle);
     if (left) {
         dup3(ends[0], connection, O_CLOEXEC);
         restart_close(r, own);
     } else {
-        close(own);
+        close_fd(&own);
     }
     close(ends[0]);
+    close(ends[1]);
     return left;
 }
 
@@ -1685,7 +1614,7 @@ static void signal_owner(struct servers *s, int signal, bool once)
         const bool lives = !has_events(s->all[i].life, 0);
         if (lives && syscall(SYS_pidfd_send_signal, process, signal, NULL, 0) < 0 && errno != ESRCH)
             kill(s->owner, signal); /* an old seccomp(2) filter forbids the others */
-        s->all[i].told |= signal == s->stop;
+        s->all[i].told |= lives && signal == s->stop;
         close_fd(&process);
     }
 }
@@ -1719,7 +1648,8 @@ static bool forget_server(struct servers *s, pid_t pid)
     return false;
 }
 
-/* S: a new server, with the pipe that ends with it. O: the owner. A: the owner has taken note of
+/* S: a new server, with the pipe that ends with it. O: the owner; 1: which
+ * its predecessor trusts, and SIGUSR1 could still end. A: the owner has taken note of
  * SIGUSR1. E: how a server has ended, from the process that reaped it. */
 static void hear_server(struct servers *s, const char *text, int life)
 {
@@ -1733,7 +1663,7 @@ static void hear_server(struct servers *s, const char *text, int life)
         s->status = -1;
         if (s->stop)
             signal_owner(s, s->stop, true);
-        if (s->restarts > 0)
+        if (s->restarts > 0 && numbers[1] == 0)
             signal_owner(s, SIGUSR1, false);
         s->restarts = s->restarts > 0;
     } else if (text[0] == 'A' && s->restarts > 0) {
@@ -1795,7 +1725,7 @@ static int supervise(const struct restart *r, pid_t first, int lifeline)
         reap(r, &s);
     }
     /* The owner may be the child of another server, which closes the lifeline before it ends. */
-    while (s.status == -1 && poll(events, 1, LAST_SERVER_MS) > 0) {
+    while (s.status == -1 && (poll(events, 1, LAST_SERVER_MS) > 0 || kill(s.owner, 0) == 0)) {
         forward_signals(&s, signals);
         reap(r, &s);
     }

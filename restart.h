@@ -109,8 +109,7 @@ struct restart {
     int status;                       /* to exit with when the phase is DONE or ABORTED */
     int listeners[RESTART_LISTENERS]; /* in the order in which they were added */
     int listener_count;
-    int inherited;    /* how many of them, from the first on, were inherited */
-    unsigned watched; /* bit I: listener I is in the epoll set; then the predecessor's channel */
+    int inherited;                       /* how many of them, from the first on, were inherited */
     unsigned backlog[RESTART_LISTENERS]; /* connections still to be accepted after SIGTERM */
     struct restart_options options;
     sigset_t caught;           /* SIGUSR1, SIGTERM and SIGINT */
