@@ -749,7 +749,7 @@ static void leave_predecessor(struct restart *r)
     if (r->predecessor < 0)
         return;
     /* A wrapper script may have left a process that has the channel open, too, epoll(7). */
-    watch_source(r, r->predecessor, RESTART_LISTENERS, false);
+    watch_source(r, r->predecessor, false);
     close_fd(&r->predecessor);
     step_after(r, 0);
     if (r->phase == RESTART_SERVING || r->phase == RESTART_STARTING)
