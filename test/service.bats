@@ -357,13 +357,20 @@ $(restart_notes)"
     ask "$conn"
 }
 
+# Sets all to the processes that run the test's programs.
+find_programs() {
+    mapfile -t all < <(programs)
+    ((${#all[@]} > 0))
+}
+
 @test "SIGUSR1 for all processes, twice at once, leaves the service manager no dead main process" {
     manage "$BATS_TEST_TMPDIR/notify"
     start_server
     connect
     for _ in {1..10}; do
-        mapfile -t all < <(programs)
-        kill -USR1 "${all[@]}"
+        # One that has just been started may not be seen.
+        wait_for find_programs
+        kill -USR1 "${all[@]}" 2>/dev/null || true
         kill -USR1 "${all[@]}" 2>/dev/null || true
         ask "$conn"
     done
