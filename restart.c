@@ -1331,20 +1331,23 @@ int restart_accept(struct restart *r)
 
 static void end_draining(struct restart *r)
 {
-    leave_predecessor(r);
     memset(r->backlog, 0, sizeof r->backlog);
     if (r->phase != RESTART_CUT) {
         r->cut = 0;
-        if (r->open > 0)
+        /* The connections that wait in the channel are still received, and then its end of file. */
+        shutdown(r->predecessor, SHUT_RD);
+        if (r->open > 0 || r->predecessor >= 0)
             enter(r, RESTART_CUT);
         return;
     }
+    leave_predecessor(r);
     if (r->open > 0 && hands_over(r)) {
         r->successor.report = 'R'; /* it does not receive, so the server closes what is left */
         enter(r, RESTART_CUT);
         return;
     }
-    say(r, LOG_WARNING, "drain timeout: %d connections cut", r->cut);
+    if (r->cut > 0)
+        say(r, LOG_WARNING, "drain timeout: %d connections cut", r->cut);
     if (r->open > 0)
         say(r, LOG_WARNING, "the server has not reported the end of %d connections", r->open);
     r->open = 0;
@@ -1419,7 +1422,7 @@ static void move_on(struct restart *r, bool notified)
     /* A successor that was told to end before it claimed the listeners, and does not. */
     if (is_pending(r) && r->deadlines[CLOSE_AT] == NEVER && r->successor.report != 'L')
         end_waiting(r);
-    if (r->phase == RESTART_CUT && r->open == 0)
+    if (r->phase == RESTART_CUT && r->open == 0 && r->predecessor < 0)
         end_draining(r);
     if (r->open == 0 && r->predecessor < 0 && !is_pending(r) && !may_roll_back(r) &&
         r->listener_count == 0 && notified)
