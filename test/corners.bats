@@ -238,6 +238,18 @@ hold_dead() {
 
 # ---- the hand-over ----
 
+@test "a process that a wrapper script leaves behind does not make its server spin" {
+    start_server
+    # It has everything open that the successor is given.
+    successor_script 'sleep 600 & become "$@"'
+    restart_server
+    wait_gone "$old"
+    does_not_spin "$pid"
+    mend_successor
+    restart_server
+    serves
+}
+
 @test "the old process keeps its connections while requests use up a successor's descriptors" {
     start_server
     old=$pid
