@@ -76,7 +76,7 @@ start_faulty() {
     job=''
     wait_for says "$at/notices" ready
     start_command env NOTIFY_SOCKET="$at/notify" "a/$NAME" -l 127.0.0.1:0 -p pid_file \
-        "${PATIENT[@]}" --ready-timeout 10 "$@"
+        "${PATIENT[@]}" "$@"
     wait_log '\[([0-9]+)]: listening on [^ ]*:([0-9]+)'
     ((BASH_REMATCH[1] == pid)) || first=("$pid")
     pid=${BASH_REMATCH[1]}
