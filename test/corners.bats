@@ -124,6 +124,30 @@ in_old_program() {
     done
 }
 
+@test "a successor inherits no descriptor where close_range(2) is missing or forbidden" {
+    need_strace
+    exec 9</dev/null
+    start_server
+    exec 9<&-
+    [[ -e /proc/$pid/fd/9 ]]
+    extra=1
+    for error in ENOSYS EPERM; do
+        connect
+        ask "$conn"
+        before=$(descriptors "$pid")
+        in_trouble -f close_range "error=$error"
+        restart_server
+        wait_gone "$old"
+        mended
+        injected
+        ask "$conn"
+        # The first process was given one that its successor is not.
+        wait_for has_descriptors "$pid" $((before - extra))
+        extra=0
+        disconnect "$conn"
+    done
+}
+
 # ---- a successor that has not claimed the listeners yet ----
 
 # hold_successor: restarts the server; strace holds the successor, which has blocked its signals,
