@@ -45,7 +45,7 @@ enum {
     MESSAGE_SIZE = 32,      /* longer than any message; a longer one is cut off */
     MESSAGES_MAX = 64,      /* read from a successor before others have their turn */
     EVENTS_MAX = 32,        /* more than there are descriptors in the epoll set */
-    OWN_DESCRIPTORS = 9,    /* of a server without a connection, and one more */
+    OWN_DESCRIPTORS = 8,    /* of a server, beside listeners and connections, and one more */
     TURNS = 64,             /* calls of restart_accept before restart_step has its turn */
     ABORTED_MAX = 16,       /* connections in a row that were aborted in the queue */
     RETRY_MS = 10,          /* until a call that lacked memory or room is repeated */
@@ -222,7 +222,8 @@ static void keep_reserve(struct restart *r)
     if (r->phase > RESTART_STARTING || getrlimit(RLIMIT_NOFILE, &limit) < 0)
         return;
     /* Under a low limit, half of what the module leaves is for connections. */
-    for (rlim_t i = 0; i < RESTART_RESERVE && OWN_DESCRIPTORS + 2 * i < limit.rlim_cur; i++)
+    const rlim_t own = OWN_DESCRIPTORS + (rlim_t)r->listener_count + (r->lifeline >= 0 ? 2 : 0);
+    for (rlim_t i = 0; i < RESTART_RESERVE && own + 2 * i < limit.rlim_cur; i++)
         if (r->reserve[i] < 0)
             r->reserve[i] = fcntl(r->timer, F_DUPFD_CLOEXEC, 0);
 }
