@@ -45,7 +45,7 @@ enum {
     MESSAGE_SIZE = 32,      /* longer than any message; a longer one is cut off */
     MESSAGES_MAX = 64,      /* read from a successor before others have their turn */
     EVENTS_MAX = 32,        /* more than there are descriptors in the epoll set */
-    OWN_DESCRIPTORS = 9,    /* of a server without a connection, and one more */
+    OWN_DESCRIPTORS = 8,    /* of a server, beside listeners and connections, and one more */
     TURNS = 64,             /* calls of restart_accept before restart_step has its turn */
     ABORTED_MAX = 16,       /* connections in a row that were aborted in the queue */
     RETRY_MS = 10,          /* until a call that lacked memory or room is repeated */
@@ -93,6 +93,7 @@ static void close_fd(int *fd)
     errno = error;
 }
 
+/* True if FD has one of EVENTS, or reports an error or that its other end is closed. */
 static bool has_events(int fd, short events)
 {
     return fd >= 0 && poll(&(struct pollfd){.fd = fd, .events = events}, 1, 0) != 0;
@@ -222,7 +223,8 @@ static void keep_reserve(struct restart *r)
     if (r->phase > RESTART_STARTING || getrlimit(RLIMIT_NOFILE, &limit) < 0)
         return;
     /* Under a low limit, half of what the module leaves is for connections. */
-    for (rlim_t i = 0; i < RESTART_RESERVE && OWN_DESCRIPTORS + 2 * i < limit.rlim_cur; i++)
+    const rlim_t own = OWN_DESCRIPTORS + (rlim_t)r->listener_count + (r->lifeline >= 0 ? 2 : 0);
+    for (rlim_t i = 0; i < RESTART_RESERVE && own + 2 * i < limit.rlim_cur; i++)
         if (r->reserve[i] < 0)
             r->reserve[i] = fcntl(r->timer, F_DUPFD_CLOEXEC, 0);
 }
@@ -540,14 +542,14 @@ static bool announce(struct restart *r, bool must)
     const char *file = r->options.pid_file;
     fcntl(r->listeners[0], F_SETOWN, getpid());
     release_reserve(r);
-    const bool written = !file || write_pid_file(file) == 0;
-    if (!written && !r->announce_is_due)
+    const int error = file && write_pid_file(file) < 0 ? errno : 0;
+    if (error && !r->announce_is_due)
         say(r, LOG_ERR, "cannot write pid file %s: %s", file,
-            errno == EEXIST ? "it is not a regular file" : strerror(errno));
-    if (!written && must)
+            error == EEXIST ? "it is not a regular file" : strerror(error));
+    if (error && (must || (error == EEXIST && r->phase == RESTART_INHERITING && r->parent == 0)))
         return false;
     const bool told = tell_supervisor(r, 'O', getpid(), 0, -1) == 0;
-    r->announce_is_due = !written || !told;
+    r->announce_is_due = error || !told;
     if (r->announce_is_due)
         step_after(r, ANNOUNCE_MS);
     return true;
@@ -645,12 +647,6 @@ static bool is_channel(int fd)
            type == SOCK_SEQPACKET && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
 }
 
-static bool is_at_end(int fd)
-{
-    char byte;
-    return recv(fd, &byte, sizeof byte, MSG_PEEK | MSG_DONTWAIT) == 0;
-}
-
 /* The supervisor's lifeline; its credentials are those of the process that created it. */
 static void find_supervisor(struct restart *r)
 {
@@ -673,7 +669,7 @@ static void find_predecessor(struct restart *r)
     int numbers[2];
     if (!take_variable(channel_variable, numbers, 2) || !is_channel(numbers[1]))
         return;
-    if (numbers[0] != getppid() && !is_at_end(numbers[1])) {
+    if (numbers[0] != getppid() && !has_events(numbers[1], 0)) {
         close(numbers[1]);
         return;
     }
@@ -762,7 +758,7 @@ static void leave_predecessor(struct restart *r)
  * the predecessor has given this process up, that message cannot be sent (EPIPE). */
 static void claim(struct restart *r)
 {
-    const bool alone = r->predecessor < 0 || is_at_end(r->predecessor);
+    const bool alone = r->predecessor < 0 || has_events(r->predecessor, 0);
     const bool late = r->predecessor >= 0 && other_owner(r) > 0;
     if (!late && !announce(r, !alone || r->inherited == 0)) {
         fail(r);
@@ -773,7 +769,7 @@ static void claim(struct restart *r)
     int error = late ? EPIPE : 0;
     if (!late && !alone && send_message(r->predecessor, "R2", -1) < 0)
         error = errno;
-    if (error && (late || !is_at_end(r->predecessor))) {
+    if (error && (late || !has_events(r->predecessor, 0))) {
         say(r, LOG_ERR, "cannot claim the listeners: %s",
             error == EPIPE ? "the predecessor serves on" : strerror(error));
         fail(r);
@@ -1277,7 +1273,7 @@ static int accept_from_predecessor(struct restart *r)
     const ssize_t length = receive_message(r->predecessor, text, &connection);
     if (length < 0 && errno != EINTR && errno != ECONNRESET)
         return -1;
-    if (length == 0)
+    if (length == 0 && has_events(r->predecessor, POLLRDHUP)) /* not an empty message */
         leave_predecessor(r);
     if (text[0] != 'C')
         close_fd(&connection);
@@ -1331,20 +1327,23 @@ int restart_accept(struct restart *r)
 
 static void end_draining(struct restart *r)
 {
-    leave_predecessor(r);
     memset(r->backlog, 0, sizeof r->backlog);
     if (r->phase != RESTART_CUT) {
         r->cut = 0;
-        if (r->open > 0)
+        /* The connections that wait in the channel are still received, and then its end of file. */
+        shutdown(r->predecessor, SHUT_RD);
+        if (r->open > 0 || r->predecessor >= 0)
             enter(r, RESTART_CUT);
         return;
     }
+    leave_predecessor(r);
     if (r->open > 0 && hands_over(r)) {
         r->successor.report = 'R'; /* it does not receive, so the server closes what is left */
         enter(r, RESTART_CUT);
         return;
     }
-    say(r, LOG_WARNING, "drain timeout: %d connections cut", r->cut);
+    if (r->cut > 0)
+        say(r, LOG_WARNING, "drain timeout: %d connections cut", r->cut);
     if (r->open > 0)
         say(r, LOG_WARNING, "the server has not reported the end of %d connections", r->open);
     r->open = 0;
@@ -1419,7 +1418,7 @@ static void move_on(struct restart *r, bool notified)
     /* A successor that was told to end before it claimed the listeners, and does not. */
     if (is_pending(r) && r->deadlines[CLOSE_AT] == NEVER && r->successor.report != 'L')
         end_waiting(r);
-    if (r->phase == RESTART_CUT && r->open == 0)
+    if (r->phase == RESTART_CUT && r->open == 0 && r->predecessor < 0)
         end_draining(r);
     if (r->open == 0 && r->predecessor < 0 && !is_pending(r) && !may_roll_back(r) &&
         r->listener_count == 0 && notified)
@@ -1600,6 +1599,7 @@ struct servers {
     pid_t owner;  /* of the listeners, the last one that said so */
     int status;   /* of the last owner; -1: it lives, or its status is not known */
     int stop;     /* SIGTERM or SIGINT, which each later owner is told, too; 0: neither came */
+    bool claimed; /* a server has owned the listeners */
     int restarts; /* times that SIGUSR1 came and no owner has taken note of it */
 };
 
@@ -1660,6 +1660,7 @@ static void hear_server(struct servers *s, const char *text, int life)
         add_server(s, numbers[0], life);
     } else if (text[0] == 'O') {
         s->owner = numbers[0];
+        s->claimed = true;
         s->status = -1;
         if (s->stop)
             signal_owner(s, s->stop, true);
@@ -1699,7 +1700,8 @@ static void reap(const struct restart *r, struct servers *s)
         if (is_server && WIFSIGNALED(status))
             say(r, LOG_ERR, "server %ld was ended by signal %d (%s)", (long)pid, WTERMSIG(status),
                 strsignal(WTERMSIG(status)));
-        else if (is_server && !s->stop && (WEXITSTATUS(status) != 0 || pid == s->owner))
+        else if (is_server && s->claimed && !s->stop &&
+                 (WEXITSTATUS(status) != 0 || pid == s->owner))
             say(r, LOG_ERR, "server %ld exited with status %d", (long)pid, WEXITSTATUS(status));
     }
 }

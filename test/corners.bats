@@ -124,6 +124,30 @@ in_old_program() {
     done
 }
 
+@test "a successor inherits no descriptor where close_range(2) is missing or forbidden" {
+    need_strace
+    exec 9</dev/null
+    start_server
+    exec 9<&-
+    [[ -e /proc/$pid/fd/9 ]]
+    extra=1
+    for error in ENOSYS EPERM; do
+        connect
+        ask "$conn"
+        before=$(descriptors "$pid")
+        in_trouble -f close_range "error=$error"
+        restart_server
+        wait_gone "$old"
+        mended
+        injected
+        ask "$conn"
+        # The first process was given one that its successor is not.
+        wait_for has_descriptors "$pid" $((before - extra))
+        extra=0
+        disconnect "$conn"
+    done
+}
+
 # ---- a successor that has not claimed the listeners yet ----
 
 # hold_successor: restarts the server; strace holds the successor, which has blocked its signals,
@@ -184,7 +208,6 @@ release_successor() {
     wait_log "\[$successor]: cannot claim the listeners: the predecessor serves on"
     wait_log "\[$old]: restart failed: successor $successor was not ready within 4 s and was killed"
     mended
-    (($(count_log 'listening on') == 1))
     names "$old"
     goes_on
 }
@@ -238,6 +261,18 @@ hold_dead() {
 }
 
 # ---- the hand-over ----
+
+@test "a process that a wrapper script leaves behind does not make its server spin" {
+    start_server
+    # It has everything open that the successor is given.
+    successor_script 'sleep 600 & become "$@"'
+    restart_server
+    wait_gone "$old"
+    does_not_spin "$pid"
+    mend_successor
+    restart_server
+    serves
+}
 
 @test "the old process keeps its connections while requests use up a successor's descriptors" {
     start_server

@@ -5,34 +5,36 @@
 
 load helper
 
-# What each call is made to fail with: errors that the kernel knows for it. A ? stands before a call
-# that some machines do not have.
+NEVER=60000 # times that no call is made
+
+# The calls of a restart, and the errors that the kernel may return for them. A ? stands before a
+# call that not every machine has. Those of clients' connections are not among them.
 errors=(
     'accept4                                EMFILE ENFILE ENOMEM ECONNABORTED EINTR EPERM EPROTO'
     '?clone,?clone3,?fork,?vfork            EAGAIN ENOMEM'
     'close_range                            ENOSYS EPERM ENOMEM'
+    'connect                                EAGAIN ECONNREFUSED'
     'epoll_create1                          EMFILE ENOMEM'
     'epoll_ctl                              ENOMEM ENOSPC'
     '?epoll_wait,epoll_pwait                EINTR'
     'execve                                 ENOENT EACCES ENOEXEC ENOMEM ETXTBSY'
-    'fchmod                                 EPERM EIO'
+    '?fchmod,fchmodat                       EPERM EIO'
     'fcntl                                  EMFILE'
     'getcwd                                 ENOENT'
     'getsockname                            ENOBUFS'
-    'getsockopt                             ENOBUFS'
     'ioctl                                  EIO'
     'mmap                                   ENOMEM'
     'mprotect                               ENOMEM'
     '?newfstatat,?fstat,?stat,?lstat,?statx ENOMEM EACCES'
-    'openat                                 EMFILE ENFILE EACCES ENOSPC'
+    '?open,openat                           EMFILE ENFILE EACCES ENOSPC'
     'pidfd_open                             EMFILE ENOMEM ENOSYS EPERM'
     'pipe2                                  EMFILE ENFILE'
-    '?poll,?ppoll                           EINTR ENOMEM'
+    '?poll,ppoll                            EINTR ENOMEM'
     'prlimit64                              EPERM'
     'read                                   EINTR EIO'
-    '?readlink,?readlinkat                  ENOMEM EACCES'
+    '?readlink,readlinkat                   ENOMEM EACCES'
     'recvmsg                                EAGAIN EINTR ENOMEM'
-    '?rename,?renameat,?renameat2           EACCES ENOSPC'
+    '?rename,renameat,renameat2             EACCES ENOSPC'
     'sendmsg                                EAGAIN EINTR ENOBUFS ENOMEM ETOOMANYREFS EPIPE ECONNRESET'
     'setsockopt                             ENOMEM'
     'signalfd4                              EMFILE ENOMEM'
@@ -43,39 +45,67 @@ errors=(
     'write                                  EIO EAGAIN ENOSPC EINTR'
 )
 
-# Two folders, in each of which one program is real and the other leads to the other folder, where
-# it goes on under strace if the file fault says what fails.
 setup() {
     strace -qq -o /dev/null true || skip 'needs strace, and leave to trace'
     prepare
-    cd "$BATS_TEST_TMPDIR" || return
-    mkdir a b
-    cp "$SERVER_DIR/$NAME" a
-    cp "$SERVER_DIR/${NAME}1" b
-    leads_to "b/${NAME}1" >"a/${NAME}1"
-    leads_to "a/$NAME" >"b/$NAME"
-    chmod +x "a/${NAME}1" "b/$NAME"
-    in_background "$BUILD_DIR/manager" notify >notices
-    wait_for says notices ready
-    start_command env NOTIFY_SOCKET=notify "a/$NAME" -l 127.0.0.1:0 -p pid_file --ready-timeout 10
-    wait_listening
+    at=$BATS_TEST_TMPDIR
+    job='' first=()
+    install_server "$at/a"
+}
+
+# Makes two folders, in each of which one program is real and the other leads to the other folder,
+# where it goes on under strace if the file fault says what fails.
+install_wrappers() {
+    mkdir "$at/b"
+    mv "$at/a/${NAME}1" "$at/b"
+    leads_to "b/${NAME}1" >"$at/a/${NAME}1"
+    leads_to "a/$NAME" >"$at/b/$NAME"
+    chmod +x "$at/a/${NAME}1" "$at/b/$NAME"
 }
 
 leads_to() {
     # shellcheck disable=SC2016 # for the script
     printf '#!/bin/bash\nread -r call error n 2>/dev/null <fault || exec %s "$@"\n%s %s "$@"\n' "$1" \
-        'exec strace -D -qq -o trace -e "trace=$call" -e "inject=$call:error=$error:when=$n"' "$1"
+        'exec strace -D -I 2 -qq -o trace -e "trace=$call" -e "inject=$call:error=$error:when=$n"' \
+        "$1"
+}
+
+# start_faulty [OPTIONS...]: starts a server that has a service manager.
+start_faulty() {
+    in_background "$BUILD_DIR/manager" "$at/notify" >"$at/notices"
+    job=''
+    wait_for says "$at/notices" ready
+    start_command env NOTIFY_SOCKET="$at/notify" "a/$NAME" -l 127.0.0.1:0 -p pid_file \
+        "${PATIENT[@]}" "$@"
+    wait_log '\[([0-9]+)]: listening on [^ ]*:([0-9]+)'
+    ((BASH_REMATCH[1] == pid)) || first=("$pid")
+    pid=${BASH_REMATCH[1]}
+    # shellcheck disable=SC2034 # for connect
+    port=${BASH_REMATCH[2]}
+    wait_for settled "$pid"
+}
+
+# Whether the restart has been decided. Either the log or the service manager may miss a line.
+is_decided() {
+    restart_decided || says "$at/notices" '(MAINPID=|STATUS=restart failed)'
+}
+
+# Whether no process is left but the one that the pid file names (and the first one, supervising).
+# Sets serving.
+finds_only_server() {
+    serving=$(<"$at/pid_file")
+    programs_are "${first[@]}" "$serving" && childless "$serving"
 }
 
 # fails_once WHO CALL ERROR N: in a restart the Nth CALL of the old process (old), of its child
 # before the execution (child), or of the successor (new) fails with ERROR. Fails if a client notices
 # or the next restart does not work. Sets reached if there was an Nth call.
 fails_once() {
-    local idle half serving
+    local idle half
     echo "$1: $2 number $4 fails with $3"
-    grep -E "\[$pid]: listening on" log >log.new
-    cat log.new >log
-    : >trace
+    : >"$log"
+    : >"$at/notices"
+    : >"$at/trace"
     connect
     half=$conn
     send "$half" "$HALF"
@@ -83,65 +113,144 @@ fails_once() {
     idle=$conn
     ask "$idle"
     wait_for taken "$half"
-    case $1 in
-    new)
-        echo "$2 $3 $4" >fault
-        kill -USR1 "$pid"
-        ;;
-    *)
-        local follow=()
-        [[ $1 == old ]] || follow=(-f)
-        in_background strace -qq "${follow[@]}" -p "$pid" -o trace -e "trace=$2" \
-            -e "inject=$2:error=$3:when=$4" 2>strace
-        wait_for traced "$pid"
-        kill -USR1 "$pid"
-        ;;
-    esac
-    wait_for restart_decided
-    rm -f fault
-    serves
-    ask "$idle"
-    if [[ $1 != new ]]; then
-        kill "$job" 2>/dev/null || true
-        wait "$job" || true
+    if [[ $1 == new ]]; then
+        echo "$2 $3 $4" >"$at/fault"
+    else
+        trace_old "$@"
     fi
+    kill -USR1 "$pid"
+    wait_for is_decided
+    serves || may_be_lost
+    ask "$idle" || may_be_lost
     send "$half" "$REST"
     answered "$half"
+    rm -f "$at/fault"
+    end_tracing
+    reached=0
+    ! says "$at/trace" INJECTED || reached=1
+    # The old process ends though its clients stay; a successor that has no descriptor may leave
+    # them to it.
+    [[ $2 == fcntl ]] || wait_for finds_only_server
     disconnect "$idle"
     disconnect "$half"
-    reached=0
-    ! says trace INJECTED || reached=1
-    wait_for only_one_left
-    find_serving
-    childless "$serving"
-    names "$serving"
-    restart_in_the_end
-    wait_for only_one_left
+    wait_for finds_only_server
+    restarts_well
+}
+
+# trace_old WHO CALL ERROR N
+trace_old() {
+    local follow=()
+    [[ $1 == old ]] || follow=(-f)
+    in_background strace -qq "${follow[@]}" -p "$pid" -o "$at/trace" -e "trace=execve,$2" \
+        -e "inject=$2:error=$3:when=$4" 2>"$at/strace"
+    wait_for traced "$pid"
+}
+
+# Whether the call that failed was to have epoll watch a client: then that client is lost.
+may_be_lost() {
+    says "$at/trace" 'EPOLL_CTL_ADD.*EPOLLRDHUP.*INJECTED'
+}
+
+# Ends strace, which has $pid or its successor, if that has not ended.
+end_tracing() {
+    local tracer
+    if [[ -n $job ]]; then
+        kill "$job" 2>/dev/null || true
+        wait "$job" || true
+        job=''
+    fi
+    tracer=$(status_of "$(<"$at/pid_file")" TracerPid) || return 0
+    ((tracer == 0)) || kill "$tracer" 2>/dev/null || true
+}
+
+# The process that serves can be restarted. Sets pid.
+restarts_well() {
+    local before=$serving
+    : >"$log"
+    kill -USR1 "$before"
+    wait_for is_replaced "$before"
+    pid=$serving
     serves
 }
 
-# each_call WHO CALLS...: fails_once for each of these calls: with each error, the first time with
-# the first one, and so on, until the call is made no more.
+is_replaced() {
+    finds_only_server && [[ $serving != "$1" ]]
+}
+
+# each_call WHO [CALLS...]: fails_once for each of these calls, or all: the first time with the first
+# error, the second time with the second one, and so on, until the call is made no more. Errors that
+# are left then are tried the first time.
 each_call() {
-    local who=$1 call errors_of n i
-    for call in "${errors[@]}"; do
-        read -r call errors_of <<<"$call"
-        [[ " ${*:2} " == *" $call "* ]] || continue
+    local who=$1 calls errors_of first_time last n i
+    for calls in "${errors[@]}"; do
+        read -r calls errors_of <<<"$calls"
+        (($# == 1)) || [[ " ${*:2} " == *" $calls "* ]] || continue
         # shellcheck disable=SC2206 # words
         errors_of=($errors_of)
+        first_time=1 last=$NEVER
+        # The kernel does not refuse the first one, F_SETFD.
+        [[ $who:$calls != new:fcntl ]] || first_time=2
+        [[ $who != child ]] || count_child_calls "$calls"
         reached=1
-        for ((n = 1; reached; n++)); do local t0=$EPOCHREALTIME
-            echo "$t0" >&3; fails_once "$who" "$call" "${errors_of[(n - 1) % ${#errors_of[@]}]}" "$n"
+        for ((n = first_time; reached && n <= last; n++)); do
+            fails_once "$who" "$calls" "${errors_of[(n - 1) % ${#errors_of[@]}]}" "$n"
         done
-        for ((i = n - 2; i < ${#errors_of[@]}; i++)); do
-            ((i < 1)) || fails_once "$who" "$call" "${errors_of[i]}" 1
+        for ((i = reached ? n - 1 : n - 2; i < ${#errors_of[@]} && i > 0; i++)); do
+            fails_once "$who" "$calls" "${errors_of[i]}" 1
         done
     done
 }
 
-@test "one" {
-    for w in "${errors[@]}"; do each_call old ${w%% *}; done
+# Sets last to how often the child makes the call before the execution: strace has the successor,
+# too, in which that call is not to fail.
+count_child_calls() {
+    local old=$pid
+    fails_once child "$1" ENOMEM "$NEVER"
+    last=$(awk -v old="$old" '$1 == old { next } /execve(\(| resumed).* = 0/ { exit }
+        /^[0-9]+ +[a-z0-9_]+\(/ && !/execve/ { n++ } END { print n + 0 }' "$at/trace")
+    [[ $1 != execve ]] || last=1
+    ((last > 0))
 }
-@test "two" {
-    for w in "${errors[@]}"; do each_call new ${w%% *}; done
+
+@test "a system call of the old process fails" {
+    start_faulty
+    each_call old
+}
+
+@test "a system call of the child fails before the successor is executed" {
+    start_faulty
+    each_call child close_range execve fcntl '?newfstatat,?fstat,?stat,?lstat,?statx'
+}
+
+@test "a system call of the successor fails" {
+    install_wrappers
+    start_faulty
+    each_call new
+}
+
+@test "a system call of the child, or of the old process to the first process, fails" {
+    start_faulty --supervise
+    each_call old sendmsg
+    each_call child fcntl pipe2 sendmsg
+}
+
+@test "the calls of a restart are those whose failures are tested, and some that do not fail" {
+    start_faulty
+    harmless=(access arch_prctl brk clock_gettime close exit_group futex getdents64 getpid getppid
+        getrandom getsockopt kill lseek munmap pread64 recvfrom rseq rt_sigaction rt_sigprocmask
+        rt_sigreturn sendto set_robust_list set_tid_address shutdown timerfd_settime)
+    connect
+    ask "$conn"
+    in_background strace -qq -f -p "$pid" -o "$at/trace" 2>"$at/strace"
+    wait_for traced "$pid"
+    kill -USR1 "$pid"
+    wait_for is_replaced "$pid"
+    serves
+    kill "$job"
+    wait "$job" || true
+    known=" $(printf '%s ' "${errors[@]%% *}" | tr -d '?' | tr ',' ' ') ${harmless[*]} "
+    while read -r call; do
+        echo "$call"
+        [[ $known == *" $call "* ]]
+    done < <(sed -nE 's/^[0-9]+ +([a-z0-9_]+)\(.*/\1/p' "$at/trace" | sort -u)
 }

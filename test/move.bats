@@ -478,7 +478,7 @@ channel_is_full() {
 }
 
 @test "a client that is never idle is told in time that its connection ends, and loses no request" {
-    start_server --drain-timeout 6
+    start_server --drain-timeout 12
     connect
     send "$conn" "$HALF"
     restart_server
@@ -720,7 +720,6 @@ report_late() {
     report_late delay_exit
     wait_log "\[$old]: restart failed: successor [0-9]+ "
     logged 'cannot claim the listeners: the predecessor serves on'
-    (($(count_log 'listening on') == 1))
     ask "$conn"
     wait_for childless "$old"
     names "$old"

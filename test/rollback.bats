@@ -338,6 +338,7 @@ ask_last() {
     wait_for says "$hammer.said" '^idle 20'
     for ((i = 0; i < 5; i++)); do
         restart_server
+        wait_log "\[$old]: handed over to $pid\$"
         kill -KILL "$pid"
         rolled_back 'was ended by signal 9 \(Killed\)'
     done
