@@ -96,7 +96,7 @@ static void close_fd(int *fd)
 /* True if FD has one of EVENTS, or reports an error or that its other end is closed. */
 static bool has_events(int fd, short events)
 {
-    return fd >= 0 && poll(&(struct pollfd){.fd = fd, .events = events}, 1, 0) != 0;
+    return fd >= 0 && poll(&(struct pollfd){.fd = fd, .events = events}, 1, 0) > 0;
 }
 
 /* Reads decimal numbers without signs, COUNT at most, with SEPARATOR between them. Returns how many
