@@ -235,8 +235,8 @@ static void keep_reserve(struct restart *r)
 static int connect_manager(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    const size_t length = strlen(path);
-    if (length > sizeof address.sun_path) {
+    const size_t length = path ? strlen(path) : 0;
+    if (length == 0 || length > sizeof address.sun_path) {
         errno = ENAMETOOLONG;
         return -1;
     }
