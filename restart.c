@@ -391,6 +391,8 @@ static void step_after(struct restart *r, int64_t ms)
 static int watch_source(struct restart *r, int fd, bool wanted)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = r->options.accept_data};
+    if (fd == r->predecessor)
+        event.data.ptr = r->options.step_data; /* many come at once */
     if (fd < 0 || epoll_ctl(r->epoll, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event) == 0 ||
         errno == (wanted ? EEXIST : ENOENT))
         return 0;
