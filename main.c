@@ -708,7 +708,7 @@ static int run(struct server *s)
         for (int i = 0; i < count; i++) {
             if (events[i].data.ptr == &s->restart)
                 step_is_due = true;
-            else if (events[i].data.ptr == s)
+            else if (events[i].data.ptr == s->restart.listeners)
                 accept_one(s);
             else
                 take_turn(s, events[i].data.ptr, events[i].events);
@@ -744,7 +744,7 @@ static void set_up(struct server *s, const struct options *o, char **argv)
         .drain_timeout = o->timeouts[DRAIN_TIMEOUT],
         .rollback_timeout = o->timeouts[ROLLBACK_TIMEOUT],
         .epoll = s->epoll,
-        .accept_data = s,
+        .accept_data = s->restart.listeners,
         .step_data = &s->restart,
     };
     if (restart_serve(&s->restart, &options) < 0)

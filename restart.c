@@ -46,6 +46,7 @@ enum {
     MESSAGES_MAX = 64,      /* read from a successor before others have their turn */
     EVENTS_MAX = 32,        /* more than there are descriptors in the epoll set */
     OWN_DESCRIPTORS = 8,    /* of a server, beside listeners and connections, and one more */
+    CHANNEL_SIZE = 3072,    /* room for 8 connections, which a crash of the successor loses */
     TURNS = 64,             /* calls of restart_accept before restart_step has its turn */
     ABORTED_MAX = 16,       /* connections in a row that were aborted in the queue */
     RETRY_MS = 10,          /* until a call that lacked memory or room is repeated */
@@ -391,6 +392,8 @@ static void step_after(struct restart *r, int64_t ms)
 static int watch_source(struct restart *r, int fd, bool wanted)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = r->options.accept_data};
+    if (fd == r->predecessor)
+        event.data.ptr = r->options.step_data; /* many come at once */
     if (fd < 0 || epoll_ctl(r->epoll, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event) == 0 ||
         errno == (wanted ? EEXIST : ENOENT))
         return 0;
@@ -948,8 +951,7 @@ static const char *connect_successor(struct restart *r, int *channel, int *execu
         return "socketpair";
     r->successor.channel = ends[0];
     *channel = ends[1];
-    /* The kernel's minimum: a crash of the successor loses the few connections that wait in it. */
-    const int size = 1;
+    const int size = CHANNEL_SIZE;
     if (setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size) < 0)
         return "setsockopt";
     return watch(r, ends[0], EPOLLIN | EPOLLOUT) < 0 ? "epoll_ctl" : NULL;
@@ -1257,7 +1259,7 @@ static int accept_from_predecessor(struct restart *r)
     if (r->predecessor < 0 || r->phase == RESTART_INHERITING)
         return -1;
     /* A connection for which there is no descriptor would be lost. R: the predecessor keeps those
-     * that it has not sent yet. The others, in the channel, are fewer than the reserve. */
+     * that it has not sent yet. The reserve has room for the others, which are in the channel. */
     int room = fcntl(r->timer, F_DUPFD_CLOEXEC, 0);
     const bool is_full = room < 0 && has_events(r->predecessor, POLLIN);
     if (is_full) {

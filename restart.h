@@ -98,7 +98,7 @@ struct restart_options {
 enum {
     RESTART_LISTENERS = 16, /* listeners of one server */
     RESTART_GIVEN = 64,     /* connections handed over between two steps */
-    RESTART_RESERVE = 7,    /* descriptors that a restart needs when connections use up the rest */
+    RESTART_RESERVE = 8,    /* descriptors that a restart needs when connections use up the rest */
     RESTART_NOTICES = 4096, /* bytes that wait for the service manager to read: four messages */
     RESTART_DEADLINES = 6
 };

@@ -192,6 +192,23 @@ closed_at_once() {
     logged "\[$pid]: drain timeout: 1 connection"
 }
 
+@test "a connection with one request takes about nine system calls" {
+    need_strace
+    start_server
+    serves
+    in_background strace -qq -o "$BATS_TEST_TMPDIR/trace" -p "$pid"
+    wait_for traced "$pid"
+    for ((i = 0; i < 50; i++)); do
+        serves
+    done
+    kill "$job"
+    wait "$job" || true
+    calls=$(grep -c ' = ' "$BATS_TEST_TMPDIR/trace")
+    echo "$calls calls for 50 connections"
+    # A step of the restart module would be five more for each.
+    ((calls > 300 && calls < 575))
+}
+
 @test "a head that comes in many pieces does not cost more memory than its length" {
     start_server
     { printf 'GET / HTTP/1.1\r\nHost: a\r\nX: ' && head -c 16000 /dev/zero | tr '\0' a &&
