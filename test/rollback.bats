@@ -545,21 +545,21 @@ has_no_listener() {
     (($(count_log 'at once') == 0))
 }
 
-# ---- version 1.0.0 ----
+# ---- version 2.0.0 ----
 
-# The next successor is version 1.0.0, which does not know the option.
+# The next successor is version 2.0.0.
 become_first() {
-    first=$BUILD_DIR/1.0.0/$NAME
-    [[ -x $first ]] || skip 'needs version 1.0.0, from a clone with its history'
+    first=$BUILD_DIR/2.0.0/$NAME
+    [[ -x $first ]] || skip 'needs version 2.0.0, from a clone with its history'
     find_successor
     successor_script "exec -a './$name' '$first' -l 127.0.0.1:0 -p pid_file \"\${@: -1}\""
 }
 
-@test "a crash of version 1.0.0 is rolled back" {
+@test "a crash of version 2.0.0 is rolled back" {
     start_server -p pid_file --rollback-timeout "$LONG"
     become_first
     restart_server
-    logged "\[$pid]: listening .* version 1\.0\.0"
+    logged "\[$pid]: listening .* version 2\.0\.0"
     serves
     alive "$old"
     kill -SEGV "$pid"
@@ -567,8 +567,7 @@ become_first() {
     serves
 }
 
-@test "the old process ends with version 1.0.0 that is told to end" {
-    # It does not say that it drains: it waits for the old process, and its drain timeout bounds it.
+@test "the old process ends with version 2.0.0 that is told to end" {
     start_server -p pid_file --rollback-timeout 3
     become_first
     restart_server
