@@ -20,12 +20,6 @@ static bool echo(int fd)
     return n > 0 && send(fd, bytes, (size_t)n, MSG_NOSIGNAL) == n;
 }
 
-static void end(int fd)
-{
-    restart_close(&r, fd);
-    fds[fd].fd = -1;
-}
-
 static int listen_at(const char *port)
 {
     struct sockaddr_in a = {AF_INET, htons((in_port_t)atoi(port)), {htonl(INADDR_LOOPBACK)}, {0}};
@@ -52,13 +46,13 @@ int main(int argc, char **argv)
         int ready = poll(fds, (nfds_t)getdtablesize(), -1);
         for (fd = 0; fd < MAX && ready > 0; fd++)
             if (fd != polled && fds[fd].fd >= 0 && fds[fd].revents && !echo(fd))
-                end(fd);
+                restart_close(&r, fd), fds[fd].fd = -1;
         while ((fd = restart_accept(&r)) >= 0)
             fds[fd].fd = fd;
         restart_step(&r);
         for (fd = 0; fd < MAX; fd++)
             if (fd != polled && fds[fd].fd >= 0 && restart_leave(&r, fd, true))
-                end(fd);
+                restart_close(&r, fd), fds[fd].fd = -1;
     }
     return r.status;
 }
