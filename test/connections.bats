@@ -477,7 +477,7 @@ listens_at() {
     wait_for terminal_writes
     kill -TERM "$pid"
     wait_gone "$pid"
-    on_terminal 'SIGTERM received'
+    wait_for on_terminal 'SIGTERM received'
 }
 
 # Whether a request that cannot be carried out is written to the terminal.
