@@ -14,19 +14,25 @@
 #   CHAOS_KEEP      a folder that is left behind, with the logs, instead of a temporary one
 #   SERVER_DIR      folder of the programs (the project's root)
 #
-# In both modes: SIGUSR1, single and in bursts, to any process; SIGSTOP of any process, SIGCONT up
-# to 1.5 s later, which is more than the ready timeout; successors that are missing, of a wrong
-# format, that exit, crash, hang, are slow, or have few descriptors, but enough for the load. Also
-# those that crash after their report, with the old process stopped, so that it finds both at once:
-# else it may have handed connections over already, and those a crash may take along.
+# In both modes: SIGUSR1, single and in bursts, to any process, and to all of them at once; SIGSTOP
+# of any process, SIGCONT up to 1.5 s later, which is more than the ready timeout; successors that
+# are missing, of a wrong format, that exit, crash, hang, are slow or too slow, or have few
+# descriptors, but enough for the load; successors that are killed at any moment before they have
+# claimed the listeners; and those that crash right after that, with the old process stopped, so that
+# it finds both at once and they have no connection.
 #
-# Mode 1 has only faults that may lose nothing. Its law: every request is answered, no connection is
-# closed. All timeouts but the ready timeout are longer than what a process can be stopped.
+# The law of mode 1: every request is answered, and no connection is closed. All timeouts but the
+# ready timeout are longer than what a process can be stopped.
 #
-# Mode 2 also kills processes (SIGKILL) for which another stands in: a successor, while the process
-# that started it still has the listener; an old process, while a successor is there that listens.
-# A process that owns the listener and has started a successor is spared while its own old process
-# has the listener: both would stand in for it. Its law: no connection is refused.
+# Mode 2 also kills processes that have connections, at any moment, if another process serves then:
+#
+#   - a successor of any generation that has been executed, has the listeners, and has not found that
+#     it is too late;
+#   - or the process that started the one that is killed, if it has the listeners, unless it has been
+#     released: a process that is told to restart releases its predecessor first. So one that is
+#     killed between that and the execution of a program that works leaves nobody, and is spared.
+#
+# Its law: no connection is refused, and no answer is wrong.
 #
 # In both, once it is quiet: one process is left, holds the listener, is named by the pid file, has
 # no more descriptors than at the start, also after a restart that fails, and is replaced on SIGUSR1.
@@ -165,11 +171,12 @@ make_programs() {
     # Where its old process is killed, it ends by itself: it would have the listener for ever.
     script hangs 'while [[ -d /proc/$PPID ]]; do sleep 0.1; done'
     script slow 'sleep 0.$((RANDOM % 10)); become "$@"'
+    script late 'sleep 1.$((RANDOM % 5)); become "$@"'
     script few "ulimit -n \$(($idle + 160 + RANDOM % 100)); become \"\$@\""
-    # The old one goes on once this has ended: see crash_after_report.
+    # The old one goes on once this has ended: see crash_after_claim.
     script crashes_late 'echo $PPID >"late.$$"
         until [[ ${stat##*) } == T* ]]; do kill -STOP $PPID; read -r stat <"/proc/$PPID/stat"; done
-        printf R1 >&"${RESTART_CHANNEL#*:}"; kill -KILL $$'
+        printf R2 >&"${RESTART_CHANNEL#*:}"; kill -KILL $$'
     echo 'no program' >"$folder/kinds/wrong"
     chmod +x "$folder/kinds/wrong"
     cp "$folder/kinds/wrong" "$folder/kinds/forbidden"
@@ -177,7 +184,7 @@ make_programs() {
     install_real
 }
 
-kinds=(exits ends crashes hangs slow slow few few wrong forbidden missing)
+kinds=(exits ends crashes hangs slow slow late few few wrong forbidden missing)
 
 # Another successor under either name, in three of four cases a good one.
 change_successor() {
@@ -194,13 +201,13 @@ change_successor() {
     done
 }
 
-# The old processes whose successor has crashed after its report go on.
+# The old processes whose successor has crashed after its claim go on.
 release_late() {
     local file
     for file in "$folder"/late.*; do
         state_of "${file##*.}"
         [[ -e $file && ($state == Z || -z $state) ]] || continue
-        act "SIGCONT $(<"$file") (its successor has crashed after its report)"
+        act "SIGCONT $(<"$file") (its successor has crashed after its claim)"
         send CONT "$(<"$file")"
         rm "$file"
     done
@@ -211,11 +218,11 @@ none_late() {
     [[ -z $(compgen -G "$folder/late.*") ]]
 }
 
-# Nothing is continued meanwhile: the old process would read the report, and hand over.
-crash_after_report() {
+# Nothing is continued meanwhile: the old process would read the claim, and hand over.
+crash_after_claim() {
     local process
     continue_all
-    act "crash after report"
+    act "crash after the claim"
     install_program "$name" "$folder/kinds/crashes_late"
     install_program "${name}1" "$folder/kinds/crashes_late"
     find_processes
@@ -243,6 +250,12 @@ restart_any() {
     ((supervisor == 0 || r == 0)) || picked=$supervisor
     act "SIGUSR1 $picked"
     send USR1 "$picked"
+}
+
+restart_all() {
+    find_processes
+    act "SIGUSR1 ${processes[*]}"
+    kill -USR1 "${processes[@]}" 2>/dev/null || true
 }
 
 restart_many() {
@@ -294,6 +307,43 @@ is_stopped() {
     [[ $state == [TZX] || -z $state ]]
 }
 
+# program_of PID: sets program to the name of its file, and real, if it is the server's.
+program_of() {
+    program=$(readlink "/proc/$1/exe") || program=''
+    real=''
+    [[ $program != "$folder"/* ]] || real=yes
+    program=${program% (deleted)}
+    program=${program##*/}
+}
+
+# Whether PID is a successor that has been executed: its parent's program has the other name. Sets
+# starter to the parent.
+is_executed() {
+    local own
+    state_of "$1"
+    starter=$parent
+    program_of "$1"
+    own=$program
+    [[ -n $real ]] && program_of "$starter" && [[ $program != "$own" ]]
+}
+
+# since_claim PID: what the log says of the process since it claimed the listeners; nothing, if it
+# has not. An earlier process may have had its pid.
+since_claim() {
+    awk -v own="[$1]: " 'index($0, own) { if (/: listening on /) said = ""; said = said $0 "\n" }
+        END { if (said ~ /: listening on /) printf "%s", said }' "$log"
+}
+
+# Whether the process, which is stopped, is a successor that has no connection yet.
+has_not_claimed() {
+    is_executed "$1" && ! named "$1" && [[ -z $(since_claim "$1") ]]
+}
+
+# named PID: whether the pid file names this process.
+named() {
+    [[ -e $folder/pid_file && $(<"$folder/pid_file") == "$1" ]]
+}
+
 # descends PID FROM: whether FROM started PID, or started what did.
 descends() {
     state_of "$1"
@@ -306,42 +356,64 @@ descends() {
 # stands_in PROCESS VICTIM: whether PROCESS, which is stopped, serves when VICTIM dies.
 stands_in() {
     state_of "$2"
-    local starter=$parent
+    local starter_of_victim=$parent
     state_of "$1"
-    [[ $state == T && $1 != "$2" ]] && holds_listener "$1" &&
-        grep -q "\[$1]: listening on" "$log" && # that may have been another one of this pid
-        [[ $(readlink "/proc/$1/exe") == "$folder"/* ]] &&
-        { [[ $1 == "$starter" ]] || descends "$1" "$2"; }
+    [[ $state == T && $1 != "$2" ]] && holds_listener "$1" || return 1
+    if [[ $1 == "$starter_of_victim" ]]; then
+        program_of "$1"
+        [[ -n $real && $(since_claim "$2") != *'SIGUSR1 received: restarting'* ]]
+    else
+        is_executed "$1" && descends "$1" "$2" &&
+            ! grep -q "\[$1]: cannot claim the listeners" "$log"
+    fi
 }
 
-has_child() {
-    local process
-    for process in "${processes[@]}"; do
-        state_of "$process"
-        [[ $parent != "$1" ]] || return 0
-    done
-    return 1
-}
-
-# named PID: whether the pid file names this process.
-named() {
-    [[ -e $folder/pid_file && $(<"$folder/pid_file") == "$1" ]]
-}
-
-# may_die VICTIM: whether another of the processes, all stopped, stands in for it, and not two.
+# Whether the process, which is stopped, may be killed.
 may_die() {
-    local process starter
-    state_of "$1"
-    starter=$parent
-    ! { holds_listener "$starter" && has_child "$1" && named "$1"; } || return 1
+    local process
+    ! has_not_claimed "$1" || return 0
     for process in "${processes[@]}"; do
         ! stands_in "$process" "$1" || return 0
     done
     return 1
 }
 
-# Kills a process for which another stands in, if there is one, at any time of a restart: all are
-# stopped meanwhile, as it may be another one any time.
+# name_of PID: sets name_given to the name that it was executed under.
+name_of() {
+    name_given=''
+    { IFS= read -r -d '' name_given <"/proc/$1/cmdline"; } 2>/dev/null || true
+}
+
+# Has a successor started, and kills it between its execution and its claim, if that succeeds.
+kill_early() {
+    local owner successor='' own tries
+    [[ -e $folder/pid_file ]] || return 0
+    owner=$(<"$folder/pid_file")
+    install_real
+    name_of "$owner"
+    own=$name_given
+    act "SIGUSR1 $owner"
+    send USR1 "$owner"
+    # Without a pause: all of it takes a few milliseconds.
+    for ((tries = 0; tries < 2000; tries++)); do
+        { read -r successor _ <"/proc/$owner/task/$owner/children"; } 2>/dev/null || true
+        [[ -z $successor ]] || name_of "$successor"
+        [[ -z $successor || -z $name_given || $name_given == "$own" ]] || break
+    done
+    [[ -n $successor && -z ${stopped[$successor]:-} ]] || return 0
+    random 3
+    ((r == 0)) || pause "$r"
+    send STOP "$successor"
+    wait_for 1 is_stopped "$successor" || true
+    if has_not_claimed "$successor"; then
+        act "SIGKILL $successor, early"
+        send KILL "$successor"
+    fi
+    send CONT "$successor"
+}
+
+# Kills a process that may die, if there is one, at any time of a restart: all are stopped meanwhile,
+# as it may be another one any time.
 kill_any() {
     local process tries victims=()
     random 3
@@ -419,7 +491,7 @@ end_hammer() {
     local allowed=
     case $mode in
     1) allowed='failed=0 refused=0 closed=0 announced=0 wrong=0 ' ;;
-    2) allowed='refused=0 ' ;;
+    2) allowed='refused=0 .*wrong=0 ' ;;
     esac
     grep '^total' "$folder/hammer" || fail 'the load did not end'
     grep -Eq "^total .*answered=[1-9].* $allowed" "$folder/hammer" || fail 'clients have noticed'
@@ -513,8 +585,9 @@ trap 'exit 143' TERM HUP
 [[ $mode == 1 || ($mode == 2 && $server == http) ]] ||
     { echo "chaos: no such mode: $mode" && exit 2; }
 echo "chaos: mode $mode for $seconds s, seed $seed"
-acts=(restart_any restart_any restart_any restart_many stop_any stop_any stop_any change_successor
-    change_successor crash_after_report)
+acts=(restart_any restart_any restart_any restart_all restart_many stop_any stop_any stop_any
+    change_successor change_successor crash_after_claim)
+[[ $server == echo ]] || acts+=(kill_early)
 ((mode == 1)) || acts+=(kill_any kill_any kill_any)
 tick
 started=$now

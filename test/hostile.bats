@@ -409,7 +409,7 @@ reset() {
     unharmed
 }
 
-# ---- what is no HTTP ----
+# ---- bytes that are not HTTP ----
 
 @test "a TLS hello is refused" {
     start_server

@@ -37,7 +37,7 @@ sleep_until_past() {
     ((status == 0))
 }
 
-@test "the same at a shutdown" {
+@test "a request that became whole before the drain deadline of a shutdown is answered, too" {
     start_server --drain-timeout 6
     crowd slow 20 "$port"
     tell slow half
@@ -240,7 +240,7 @@ injected_often() {
     ((most > 0 && most <= 2 * 1024 * 1024))
 }
 
-@test "the same, where the listener was opened by another process" {
+@test "a client that pipelines and does not read costs no more at an inherited listener" {
     crowd given -g C1 1 "$BATS_TEST_TMPDIR/$NAME" --request-timeout 600
     port=$crowd_port
     wait_log 'listening on'

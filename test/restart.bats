@@ -485,14 +485,15 @@ quoted() {
 }
 
 @test "a successor gets the environment as it was, and the channel" {
-    start_command env -i PATH="$PATH" EMPTY= 'STRANGE=a b=c' "./$NAME" -l 127.0.0.1:0
+    local given=("PATH=$PATH" EMPTY= 'STRANGE=a b=c' "ASAN_OPTIONS=$ASAN_OPTIONS")
+    start_command env -i "${given[@]}" "./$NAME" -l 127.0.0.1:0
     wait_listening
     for ((i = 0; i < 3; i++)); do
         restart_server
         mapfile -d '' -t environment <"/proc/$pid/environ"
         printf '%s\n' "${environment[@]}" | grep -v '^RESTART_CHANNEL=' | sort \
             >"$BATS_TEST_TMPDIR/environment"
-        diff "$BATS_TEST_TMPDIR/environment" <(printf '%s\n' PATH="$PATH" EMPTY= 'STRANGE=a b=c' | sort)
+        diff "$BATS_TEST_TMPDIR/environment" <(printf '%s\n' "${given[@]}" | sort)
         [[ $(printf '%s\n' "${environment[@]}" | grep -c "^RESTART_CHANNEL=$old:[0-9]\+$") == 1 ]]
     done
 }
