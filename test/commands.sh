@@ -8,9 +8,9 @@
 # .ci/run finds these: it runs the tests with nothing in PATH that is not meant to be there.
 set -euo pipefail
 
-debian=(awk bash cat chmod cmp cp cut date dd diff dirname env find grep head id install ln make
-    mkdir mkfifo mknod mktemp mv nproc prlimit readlink rm rmdir script sed sleep sort stat tail tee
-    timeout touch tr uname uniq wc xargs yes)
+debian=(awk bash cat chmod cmp cp cut date dd diff dirname env find grep head id install ln ls make
+    mkdir mkfifo mknod mktemp mv nproc prlimit readlink rm rmdir script sed setsid sleep sort stat tail
+    tee timeout touch tr uname uniq unshare wc xargs yes)
 bats=(bats_require_minimum_version load run skip)
 # These run, or look for, the command that is their first argument.
 runners=(client command env exec in_background needs run start_command start_proxy timeout wait_for)
