@@ -21,7 +21,8 @@ TESTS    = $(wildcard test/*.bats)
 
 # The commands that are run besides a compiler, make and what every Debian has, each as
 # command:Debian package. A test that needs one of MORE_TOOLS is skipped where that is missing.
-TEST_TOOLS  = bats:bats curl:curl pgrep:procps ps:procps socat:socat ss:iproute2 strace:strace
+TEST_TOOLS  = bats:bats curl:curl ip:iproute2 pgrep:procps ps:procps socat:socat ss:iproute2 \
+              strace:strace
 MORE_TOOLS  = ab:apache2-utils h2load:nghttp2-client haproxy:haproxy nginx:nginx-light \
               systemd-analyze:systemd systemd-socket-activate:systemd
 LINT_TOOLS  = clang-format:clang-format clang-tidy:clang-tidy cppcheck:cppcheck jq:jq \

@@ -123,7 +123,6 @@ ask_unaccepted() {
     for conn in "${waiting[@]}"; do
         receive "$conn"
         [[ $code == 200 ]]
-        announces_close
         disconnect "$conn"
     done
     ended "$pid"
