@@ -1,42 +1,45 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: 0BSD
-# What nobody thought of: a server under mixed load, to whose generations random things happen at
-# random times. `make chaos`, or with what follows in the environment:
+# Does random things at random times to the generations of a server that is under mixed load, to find
+# what nobody has thought of. `make chaos`, with any of these variables in the environment:
 #
-#   CHAOS_SECONDS   for how long (60)
-#   CHAOS_SEED      of the random numbers; printed, to try the same things again. What they meet is
-#                   a matter of timing, so that a failure may take several runs to come back
-#   CHAOS_MODE      1 or 2 (1)
-#   CHAOS_OPTIONS   further options of the server; with --supervise its first process is left alone,
-#                   but for half of the SIGUSR1
-#   CHAOS_IDLE      clients that are idle (100), beside 48 that are not
-#   CHAOS_SERVER    echo: build/echo is the server, which has no log and no pid file; mode 1 only
-#   CHAOS_KEEP      a folder that is left behind, with the logs, instead of a temporary one
-#   SERVER_DIR      folder of the programs (the project's root)
+#   CHAOS_SECONDS   how long (default 60)
+#   CHAOS_SEED      seed of the random numbers, which is printed. It repeats what is done, but not
+#                   when, so a failure may take several runs to come back
+#   CHAOS_MODE      1 or 2, see below (default 1)
+#   CHAOS_OPTIONS   further options of the server. With --supervise, half of the SIGUSR1 go to the
+#                   first process, and nothing else happens to it
+#   CHAOS_IDLE      the number of idle clients (default 100), besides 48 that are busy
+#   CHAOS_SERVER    echo: the server is build/echo, which has no log and no pid file (mode 1 only)
+#   CHAOS_KEEP      a folder for the programs and logs, which is not removed at the end
+#   SERVER_DIR      the folder of the programs (default: the project's root)
 #
-# In both modes: SIGUSR1, single and in bursts, to any process, and to all of them at once; SIGSTOP
-# of any process, SIGCONT up to 1.5 s later, which is more than the ready timeout; successors that
-# are missing, of a wrong format, that exit, crash, hang, are slow or too slow, or have few
-# descriptors, but enough for the load; successors that are killed at any moment before they have
-# claimed the listeners; and those that crash right after that, with the old process stopped, so that
-# it finds both at once and they have no connection.
+# What happens in both modes:
 #
-# The law of mode 1: every request is answered, and no connection is closed. All timeouts but the
-# ready timeout are longer than what a process can be stopped.
+#   - SIGUSR1, once or many times, to one process or to all of them.
+#   - SIGSTOP to any process, and SIGCONT up to 1.5 s later. The ready timeout is 1 s.
+#   - Successors that are missing, have the wrong format, exit, crash, hang, are slow or too slow, or
+#     have few descriptors (enough for the load).
+#   - SIGKILL to a successor before it has claimed the listeners.
+#   - Successors that crash right after they have claimed the listeners, while the old process is
+#     stopped: it learns of both at once, and they have no connection yet.
 #
-# Mode 2 also kills processes that have connections, at any moment, if another process serves then:
+# Nothing of this may be noticed. In mode 1 every request is answered and no connection is closed.
+# All timeouts but the ready timeout are longer than a process is stopped.
 #
-#   - a successor of any generation that has been executed, has the listeners, and has not found that
-#     it is too late;
-#   - or the process that started the one that is killed, if it has the listeners, unless it has been
-#     released: a process that is told to restart releases its predecessor first. So one that is
-#     killed between that and the execution of a program that works leaves nobody, and is spared.
+# Mode 2 also sends SIGKILL to processes that have connections, at any moment of a restart. Those
+# connections are lost, but no new connection is refused and no answer is wrong. A process is only
+# killed if another one can serve after it:
 #
-# Its law: no connection is refused, and no answer is wrong.
+#   - its successor, or a later one, if that has been executed, has the listeners, and has not been
+#     told that it is too late;
+#   - or its predecessor, if that has the listeners and has not been released. A process releases its
+#     predecessor before it starts its own successor, so from then on until that is executed it is
+#     the only one that can serve, and is not killed.
 #
-# In both, once it is quiet: one process is left, holds the listener, is named by the pid file, has
-# no more descriptors than at the start, also after a restart that fails, and is replaced on SIGUSR1.
-# A build that checks itself has found nothing.
+# At the end of both modes one process is left. It holds the listener, the pid file names it, it has
+# no more descriptors than at the start, also after a restart that fails, and SIGUSR1 replaces it. A
+# build that checks itself has found no defect.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
