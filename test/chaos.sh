@@ -33,9 +33,10 @@
 #
 #   - its successor, or a later one, if that has been executed, has the listeners, and has not been
 #     told that it is too late;
-#   - or its predecessor, if that has the listeners and has not been released. A process releases its
-#     predecessor before it starts its own successor, so from then on until that is executed it is
-#     the only one that can serve, and is not killed.
+#   - or its predecessor, if there is a rollback timeout (CHAOS_OPTIONS), and if that has the
+#     listeners and has not been released. A process releases its predecessor before it starts its
+#     own successor, so from then on until that is executed it is the only one that can serve, and is
+#     not killed.
 #
 # At the end of both modes one process is left. It holds the listener, the pid file names it, it has
 # no more descriptors than at the start, also after a restart that fails, and SIGUSR1 replaces it. A
@@ -364,7 +365,8 @@ stands_in() {
     [[ $state == T && $1 != "$2" ]] && holds_listener "$1" || return 1
     if [[ $1 == "$starter_of_victim" ]]; then
         program_of "$1"
-        [[ -n $real && $(since_claim "$2") != *'SIGUSR1 received: restarting'* ]]
+        [[ -n $real && ${options[*]} == *--rollback-timeout* &&
+            $(since_claim "$2") != *'SIGUSR1 received: restarting'* ]]
     else
         is_executed "$1" && descends "$1" "$2" &&
             ! grep -q "\[$1]: cannot claim the listeners" "$log"
