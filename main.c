@@ -754,10 +754,10 @@ static void set_up(struct server *s, const struct options *o, char **argv)
 int main(int argc, char **argv)
 {
     static struct server s;
-    struct options options = {.timeouts = {[READY_TIMEOUT] = 10,
-                                           [DRAIN_TIMEOUT] = 30,
-                                           [IDLE_TIMEOUT] = 60,
-                                           [REQUEST_TIMEOUT] = 10}};
+    static struct options options = {.timeouts = {[READY_TIMEOUT] = 10,
+                                                  [DRAIN_TIMEOUT] = 30,
+                                                  [IDLE_TIMEOUT] = 60,
+                                                  [REQUEST_TIMEOUT] = 10}};
     if (restart_inherit(&s.restart, &argc, argv) < 0)
         return EXIT_USAGE;
     parse_options(&options, argc, argv);
