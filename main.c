@@ -258,7 +258,6 @@ static void parse_options(struct options *o, int argc, char **argv)
 {
     int option, index = 0;
     const char *argument = argv[optind];
-    opterr = 0;
     /* The + ends the options at the first other argument: FD. */
     while ((option = getopt_long(argc, argv, "+:l:p:hV", option_table, &index)) != -1) {
         switch (option) {

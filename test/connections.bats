@@ -242,6 +242,35 @@ closed_at_once() {
     ((grown < 2048))
 }
 
+@test "without memory a connection is closed, and no part of a request is lost" {
+    ! grep -q __asan_init "$SERVER_DIR/$NAME" || skip 'a checked build needs memory to start with'
+    start_server
+    serves
+    prlimit "--pid=$pid" "--as=$(($(status_of "$pid" VmSize) * 1024)):"
+    printf -v head 'GET / HTTP/1.1\r\nHost: a\r\nX: %015000d' 0
+    connect_many 40
+    for conn in "${conns[@]}"; do
+        printf '%s' "$head" >&"$conn"
+        wait_for taken_or_closed "$conn"
+    done
+    prlimit "--pid=$pid" --as=unlimited:
+    closed=0
+    for conn in "${conns[@]}"; do
+        send "$conn" '\r\n\r\n' || true
+        if receive "$conn"; then
+            [[ $code == 200 ]]
+        else
+            closed=$((closed + 1))
+        fi
+    done
+    echo "$closed of 40 were closed"
+    ((closed > 0 && closed < 40))
+}
+
+taken_or_closed() {
+    taken "$1" || [[ $(client_state "$1") != ESTAB ]]
+}
+
 # ---- descriptors ----
 
 @test "a client that was answered a moment ago is not evicted" {
