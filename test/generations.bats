@@ -178,19 +178,28 @@ succeed_with() {
 
 @test "a successor's messages that are no report are ignored" {
     start_server
+    # A request in flight keeps the old process from ending before the last message is sent.
+    connect
+    half=$conn
+    send "$half" "$HALF"
+    wait_for taken "$half"
     connect
     ask "$conn"
     succeed_with send=D:0 send=X:0 'send=a rather long message, which says nothing:0' file=go send=D:0 \
-        send=R2:0 send=D:0 send=X:0 take serve
+        send=R2:0 send=D:0 send=Y:0 take serve
     peer_done 'send=a .*:0'
     serves
     ask "$conn"
     holds "$old" "$conn"
     proceed go
-    ended "$old"
-    ((status == 0))
+    peer_done send=Y:0
     ask "$conn"
     holds "$peer" "$conn"
+    send "$half" "$REST"
+    receive "$half"
+    [[ $code == 200 && $body == 'Hello, World!' ]]
+    ended "$old"
+    ((status == 0))
 }
 
 @test "a successor that closes the channel once it owns the listener loses no request in flight" {
