@@ -51,11 +51,13 @@ restart.o: restart.c restart.h .flags
 	@[ '$(origin VERSION)' = file ] || echo '$(VERSION)' > .version
 	@echo '$(COMPILE) $(LINK) $(VERSION)' | cmp -s - $@ || echo '$(COMPILE) $(LINK) $(VERSION)' > $@
 
-build/%.so: test/%.c
+vpath %.c test/tools test/unit test/examples test/bench
+
+build/%.so: %.c
 	@mkdir -p build
 	$(COMPILE) -fPIC -shared $(LDFLAGS) -o $@ $<
 
-build/%: test/%.c http.o restart.o http.h restart.h
+build/%: %.c http.o restart.o http.h restart.h
 	@mkdir -p build
 	$(COMPILE) $(LDFLAGS) -pie -o $@ $< http.o restart.o
 
@@ -95,7 +97,7 @@ tools: $(TOOLS) build/2.0.0/rust_graceful_restart
 test-needs:
 	$(call require,$(TEST_TOOLS),make deps)
 test: test-needs all tools
-	test/run.sh $(TESTS)
+	test/tools/run.sh $(TESTS)
 
 # The whole suite again, on a build that finds what it does wrong, and what reads the code. Leaks are
 # left to the tests that count: their finder does not work in a process that strace watches.
@@ -107,9 +109,9 @@ check: test-needs lint
 	    -o build/sanitized/rust_graceful_restart main.c http.c restart.c
 	cp build/sanitized/rust_graceful_restart build/sanitized/rust_graceful_restart1
 	ASAN_OPTIONS=detect_leaks=0:handle_segv=0:allocator_may_return_null=1 \
-	    SERVER_DIR=$(CURDIR)/build/sanitized test/run.sh $(TESTS)
+	    SERVER_DIR=$(CURDIR)/build/sanitized test/tools/run.sh $(TESTS)
 
-SOURCES = main.c http.c restart.c $(wildcard test/*.c)
+SOURCES = main.c http.c restart.c $(wildcard test/*/*.c)
 commands = $(foreach tool,$(1),$(firstword $(subst :, ,$(tool))))
 lint:
 	$(call require,$(LINT_TOOLS),make check-deps)
@@ -119,12 +121,12 @@ lint:
 	for source in $(SOURCES); do \
 	    clang-tidy --quiet --warnings-as-errors='*' $$source -- -std=gnu11 -D_GNU_SOURCE -I. || exit; \
 	done
-	shellcheck -x $(wildcard test/*.sh) .ci/run
-	shellcheck -x -s bats $(wildcard test/*.bats test/*.bash)
-	test/commands.sh '$(call commands,$(TEST_TOOLS) $(MORE_TOOLS))' \
-	    $(wildcard test/*.bats test/*.bash) test/chaos.sh test/run.sh
-	test/commands.sh '$(call commands,pgrep $(BENCH_TOOLS))' \
-	    $(wildcard test/bench*.sh) test/demo.sh
+	shellcheck -x $(wildcard test/*/*.sh) .ci/run
+	shellcheck -x -s bats $(wildcard test/*.bats test/*.bash test/*/*.bash)
+	test/tools/commands.sh '$(call commands,$(TEST_TOOLS) $(MORE_TOOLS))' \
+	    $(wildcard test/*.bats test/*.bash test/*/*.bash) test/soak/chaos.sh test/tools/run.sh
+	test/tools/commands.sh '$(call commands,pgrep $(BENCH_TOOLS))' \
+	    $(wildcard test/bench/*.sh) test/examples/demo.sh
 
 # AGAINST=COMMIT: the parser of that commit must give the same answers.
 FUZZ_SECONDS ?= 600
@@ -137,26 +139,26 @@ fuzz:
 	    git archive $(AGAINST) http.c http.h | tar -x -C build/against && \
 	    $(FUZZED) -c -o build/against.o build/against/http.c \
 	    $(foreach name,parse refuse reject format date respond,-Dhttp_$(name)=other_http_$(name)))
-	$(FUZZED) -o build/fuzz test/fuzz.c http.c $(if $(AGAINST),-DAGAINST build/against.o)
-	build/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -dict=test/fuzz.dict \
-	    -print_final_stats=1 build/corpus test/corpus
+	$(FUZZED) -o build/fuzz test/unit/fuzz.c http.c $(if $(AGAINST),-DAGAINST build/against.o)
+	build/fuzz -max_total_time=$(FUZZ_SECONDS) -max_len=20000 -dict=test/unit/fuzz.dict \
+	    -print_final_stats=1 build/corpus test/unit/corpus
 
 # CHAOS_SECONDS, CHAOS_SEED, CHAOS_MODE: see there.
 chaos: all build/hammer
 	$(call require,pgrep:procps,make deps)
-	test/chaos.sh
+	test/soak/chaos.sh
 
 # ---- what a person watches ----
 
 demo: all build/hammer
-	test/demo.sh
+	test/examples/demo.sh
 bench: all build/hammer build/floor
 	$(call advise,$(BENCH_TOOLS))
-	test/bench.sh
+	test/bench/bench.sh
 bench-restart: all build/hammer
 	$(call require,pgrep:procps,make deps)
 	$(call advise,$(PROXY_TOOLS))
-	test/bench-restart.sh
+	test/bench/bench-restart.sh
 
 # ---- the rest ----
 

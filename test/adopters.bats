@@ -1,11 +1,11 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
 # restart.[ch] in servers that fork, that change their directory, and whose library owns the sockets:
-# test/forker.c and test/library.c. Both send back what they get.
+# test/tools/forker.c and test/examples/library.c. Both send back what they get.
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
 bats_require_minimum_version 1.5.0
-load helper
+load tools/helper
 
 setup() {
     prepare

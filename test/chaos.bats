@@ -3,7 +3,7 @@
 # Random things at random times: chaos.sh says which, and how to try the same ones again.
 # shellcheck disable=SC2034,SC2154 # helper.bash sets and uses them
 
-load helper
+load tools/helper
 
 setup() {
     prepare
@@ -12,7 +12,7 @@ setup() {
 # chaos MODE OPTIONS: five seconds of it.
 chaos() {
     SERVER_DIR=$SERVER_DIR CHAOS_MODE=$1 CHAOS_OPTIONS=$2 CHAOS_SECONDS=5 \
-        CHAOS_KEEP=$BATS_TEST_TMPDIR/chaos "$BATS_TEST_DIRNAME/chaos.sh" 3>&-
+        CHAOS_KEEP=$BATS_TEST_TMPDIR/chaos "$BATS_TEST_DIRNAME/soak/chaos.sh" 3>&-
 }
 
 @test "restarts, stops and bad successors at random times: no request and no connection is lost" {

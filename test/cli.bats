@@ -3,7 +3,7 @@
 # Options, addresses and descriptors: what is taken, and how the rest is refused.
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
-load helper
+load tools/helper
 
 # try ARGUMENTS...: runs the server in the test's folder, until it ends by itself.
 # Sets status, output (standard output) and complaint (standard error).

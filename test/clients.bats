@@ -4,7 +4,7 @@
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
 bats_require_minimum_version 1.5.0
-load helper
+load tools/helper
 
 # restart_while PID: restarts the server over and over while process PID runs. Sets restarts.
 restart_while() {

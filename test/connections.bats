@@ -5,8 +5,8 @@
 # shellcheck disable=SC2016 # scripts in quotes are run by other shells
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
-load helper
-load crowd
+load tools/helper
+load tools/crowd
 
 # client_state FD: the state of the test's end of its connection FD, as ss names it.
 client_state() {

@@ -1,11 +1,11 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# restart.[ch] in another server: the echo server of test/echo.c.
+# restart.[ch] in another server: the echo server of test/examples/echo.c.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
 bats_require_minimum_version 1.5.0
-load helper
+load tools/helper
 
 setup() {
     prepare

@@ -3,7 +3,7 @@
 # Each system call that a restart makes fails once: no client notices, and the next restart works.
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
-load helper
+load tools/helper
 
 NEVER=60000 # times that no call is made
 

@@ -3,7 +3,7 @@
 # The load tool tells apart what servers do to its clients.
 # shellcheck disable=SC2030,SC2031,SC2034,SC2153,SC2154 # a test is a subshell; helper.bash's
 
-load helper
+load tools/helper
 
 setup() {
     prepare

@@ -4,7 +4,7 @@
 # more of its memory than its share; and all others are served meanwhile.
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
-load helper
+load tools/helper
 
 HOST='Host: localhost\r\n'
 

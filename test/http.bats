@@ -4,7 +4,7 @@
 # parser alone, byte by byte, is the matter of http_cases.c.
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
-load helper
+load tools/helper
 
 HOST='Host: localhost\r\n'
 IN_FIELD='GET / HTTP/1.1\r\nHost: local' # a head that ends there

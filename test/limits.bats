@@ -5,8 +5,8 @@
 # shellcheck disable=SC2016 # scripts in quotes are run by other shells
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
-load helper
-load crowd
+load tools/helper
+load tools/crowd
 
 # sleep_until_past MS: waits until the clock shows more: a deadline has to pass.
 sleep_until_past() {

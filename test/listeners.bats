@@ -4,8 +4,8 @@
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
-load helper
-load crowd
+load tools/helper
+load tools/crowd
 
 # start_two [OPTIONS...]: starts a server with two listeners at 127.0.0.1. Sets ports.
 start_two() {

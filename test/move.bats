@@ -4,8 +4,8 @@
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 # shellcheck disable=SC2030,SC2031,SC2034,SC2153,SC2154 # a test is a subshell; helpers set and use the rest
 
-load helper
-load crowd
+load tools/helper
+load tools/crowd
 
 # Starts a restart, and stops the old process when the successor has claimed the listener and has
 # said so: the old process has not read that. Sets old and pid.

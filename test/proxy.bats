@@ -4,7 +4,7 @@
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
 bats_require_minimum_version 1.5.0
-load helper
+load tools/helper
 
 PATH=$PATH:/usr/sbin
 
@@ -24,7 +24,7 @@ start_haproxy() {
         -e "s/inter 500ms/inter $interval/" \
         -e "s/127\.0\.0\.1:8000/127.0.0.1:$front/" -e "s/127\.0\.0\.1:8080/127.0.0.1:$1/" \
         -e "${2:+s/127\.0\.0\.1:8081/127.0.0.1:$2/}" -e '/127\.0\.0\.1:8081/d' \
-        "$BATS_TEST_DIRNAME/haproxy.cfg" >"$BATS_TEST_TMPDIR/haproxy.cfg"
+        "$BATS_TEST_DIRNAME/examples/haproxy.cfg" >"$BATS_TEST_TMPDIR/haproxy.cfg"
     printf 'global\n    stats socket %s level admin\n' "$BATS_TEST_TMPDIR/stats" \
         >"$BATS_TEST_TMPDIR/stats.cfg"
     start_proxy haproxy -db -f stats.cfg -f haproxy.cfg
@@ -35,7 +35,7 @@ start_nginx() {
     ((EUID != 0)) || user="user $(id -un);"
     front=$(free_port)
     sed -e "s/127\.0\.0\.1:8000/127.0.0.1:$front/" -e "s/127\.0\.0\.1:8080/127.0.0.1:$1/" \
-        "$BATS_TEST_DIRNAME/nginx.conf" >"$BATS_TEST_TMPDIR/site.conf"
+        "$BATS_TEST_DIRNAME/examples/nginx.conf" >"$BATS_TEST_TMPDIR/site.conf"
     cat >"$BATS_TEST_TMPDIR/main.conf" <<EOT
 $user
 daemon off;

@@ -5,7 +5,7 @@
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
 bats_require_minimum_version 1.5.0
-load helper
+load tools/helper
 
 # A client with half a request sent, and one that is idle: sets half and idle.
 open_clients() {

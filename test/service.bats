@@ -5,9 +5,9 @@
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
 bats_require_minimum_version 1.5.0
-load helper
+load tools/helper
 
-units=$BATS_TEST_DIRNAME/units
+units=$BATS_TEST_DIRNAME/examples
 
 # needs COMMAND: skips the test where COMMAND is missing.
 needs() {
@@ -553,7 +553,7 @@ verified() {
 @test "systemd finds nothing wrong with the unit files" {
     needs systemd-analyze
     local unit
-    for unit in "$units"/*; do
+    for unit in "$units/$NAME"*; do
         sed "s,=/usr/local/bin/,=$BATS_TEST_TMPDIR/," "$unit" >"$BATS_TEST_TMPDIR/${unit##*/}"
     done
     # An instance, not the template.

@@ -12,7 +12,7 @@
  *   - built with AGAINST, the parser of another commit, whose struct http_request has the same
  *     layout: both answer the same.
  */
-#include "../http.h"
+#include "http.h"
 
 #include <stdint.h>
 #include <stdio.h>

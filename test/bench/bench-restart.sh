@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: 0BSD
 # What clients notice when a server is restarted under load, ours and others: `make bench-restart`.
-# Prints a table in Markdown and draws latency over time in test/restart.svg. Each server gets the
-# same clients, for the same time, and is restarted as its manual says. Each has one worker,
+# Prints a table in Markdown and draws latency over time in test/bench/restart.svg. Each server gets
+# the same clients, for the same time, and is restarted as its manual says. Each has one worker,
 # keep-alive without limits and no access log.
 #
 #   RESTARTS, DURATION   how often in how many seconds (10 in 20)
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 export PATH=$PATH:/usr/sbin
 
 restarts=${RESTARTS:-10}
@@ -15,7 +15,7 @@ duration=${DURATION:-20}
 # Some pauses, so that no server is busy all the time: latencies then tell of the server.
 load=(--keepalive 16 --thinking 16 --pipelining 4 --connecting 4 --slow 8 --idle 500 --pause 2)
 
-picture=test/restart.svg
+picture=test/bench/restart.svg
 interval=50 # ms: the picture shows the longest latency in each
 
 name=rust_graceful_restart
@@ -248,7 +248,7 @@ draw() {
         echo 'bench-restart: gnuplot draws the picture (Debian: apt-get install gnuplot-nox)' >&2
         return
     fi
-    gnuplot -c test/restart.gnuplot "$folder" "$duration" "$interval" "$@" >"$folder/picture"
+    gnuplot -c test/bench/restart.gnuplot "$folder" "$duration" "$interval" "$@" >"$folder/picture"
     sed '/^>$/r /dev/stdin' "$folder/picture" >"$picture" <<'END'
 <style>
 @media (prefers-color-scheme: dark) {

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: 0BSD
-# Measures what a request costs: this server, the floor (test/floor.c) and whichever of nginx,
+# Measures what a request costs: this server, the floor (test/bench/floor.c) and whichever of nginx,
 # HAProxy, lighttpd and h2o are installed, in turn, on one core, with the load on another; and what
 # a head costs the parser. Prints Markdown. All answer 200 with the same 13 bytes; what else their
 # heads say is theirs.
 #
-#     test/bench.sh [ROUNDS [SECONDS [SERVER...]]]    5 rounds of 3 seconds, all servers
+#     test/bench/bench.sh [ROUNDS [SECONDS [SERVER...]]]    5 rounds of 3 seconds, all servers
 #
 # IDLE=N how many connections are idle in the part about them (10000). ONLY=parse, load, idle or
 # start: one part alone. PICOHTTPPARSER and LLHTTP: the folders of the sources of picohttpparser and
@@ -15,7 +15,7 @@
 # its own rounds differ by more than a tenth, they are done again, at most twice; after that there
 # are no ratios.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 PATH=$PATH:/usr/sbin:/sbin
 
 rounds=${1:-5}

@@ -12,7 +12,7 @@
  *              whatever comes behind it changes nothing
  *     WAITS    nothing is decided yet
  */
-#include "../http.h"
+#include "http.h"
 
 #include <stdarg.h>
 #include <stdio.h>

@@ -5,7 +5,7 @@
 # A line every 100 ms says how many requests were answered in it, and which process serves.
 # Exit status: 0 if the ten restarts lost no request and no connection, and the bad one was rolled back.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/../.."
 
 name=rust_graceful_restart
 restarts=10

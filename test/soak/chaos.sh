@@ -43,7 +43,7 @@
 # build that checks itself has found no defect.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
+root=$(cd "$(dirname "$0")/../.." && pwd)
 seconds=${CHAOS_SECONDS:-60}
 seed=${CHAOS_SEED:-$((SRANDOM % 1000000))}
 mode=${CHAOS_MODE:-1}

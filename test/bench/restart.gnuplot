@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: 0BSD
-# Draws what test/bench-restart.sh measured, one panel for each server, as SVG on standard output:
+# Draws what bench-restart.sh measured, one panel for each server, as SVG on standard output:
 #
-#   gnuplot -c test/restart.gnuplot FOLDER DURATION INTERVAL SERVER...
+#   gnuplot -c test/bench/restart.gnuplot FOLDER DURATION INTERVAL SERVER...
 #
 # FOLDER has three files for each SERVER. SERVER.totals has three lines: name and version, requests
 # that failed, connections that were closed. SERVER.restarts has the time of each restart in seconds.

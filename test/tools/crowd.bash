@@ -3,7 +3,7 @@
 # shellcheck disable=SC2034,SC2154 # what functions set is for the tests; helper.bash sets the rest
 # What the bats files about corners share: groups of connections that do the same (build/crowd).
 
-# crowd NAME [OPTIONS] COUNT WHERE...: opens a crowd, see test/crowd.c. Sets crowd_port.
+# crowd NAME [OPTIONS] COUNT WHERE...: opens a crowd, see test/tools/crowd.c. Sets crowd_port.
 crowd() {
     local name=$1 at="$BATS_TEST_TMPDIR/$1" said
     local -n in=crowd_${name}_in out=crowd_${name}_out

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: 0BSD */
 /*
  * floor.c - what a web server on epoll cannot do without, and nothing else: the floor that
- * test/bench.sh measures servers against.
+ * test/bench/bench.sh measures servers against.
  *
  *     floor PORT LENGTH [COUNT [close]]
  *
