@@ -676,7 +676,8 @@ end_all() {
         deadline=10 wait_for all_gone "${processes[@]}" >/dev/null || true
         find_left_over
     fi
-    jobs -p >"$BATS_TEST_TMPDIR/jobs"
+    # Not those that have ended: another process may have their pids.
+    jobs -pr >"$BATS_TEST_TMPDIR/jobs"
     for process in "${processes[@]}" $(<"$BATS_TEST_TMPDIR/jobs"); do
         kill -KILL "$process" 2>/dev/null || true
     done
