@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# Random things at random times: chaos.sh says which, and how to try the same ones again.
+# Random things at random times: chaos.sh says which, and how to repeat them.
 # shellcheck disable=SC2034,SC2154 # helper.bash sets and uses them
 
 load tools/helper
@@ -15,10 +15,10 @@ chaos() {
         CHAOS_KEEP=$BATS_TEST_TMPDIR/chaos "$BATS_TEST_DIRNAME/soak/chaos.sh" 3>&-
 }
 
-@test "restarts, stops and bad successors at random times: no request and no connection is lost" {
+@test "no request and no connection is lost when restarts, stops and bad successors come at random" {
     chaos 1 ''
 }
 
-@test "processes killed at random times, for which another stands in: no connection is refused" {
+@test "no connection is refused when processes are killed at random and another one can serve" {
     chaos 2 ''
 }

@@ -44,7 +44,7 @@ in_old_program() {
     [[ -n $child && "/proc/$child/exe" -ef "$BATS_TEST_TMPDIR/$NAME" ]]
 }
 
-@test "clients are served, and see their connections end, while the execution takes its time" {
+@test "while the execution takes its time, clients are served and see their connections end" {
     need_strace
     begin
     connect

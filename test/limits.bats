@@ -146,7 +146,7 @@ start_limited() {
     ask "${conns[first + 7]}"
 }
 
-@test "what waits to be accepted at SIGTERM is served as descriptors become free" {
+@test "connections that wait to be accepted at SIGTERM are served as descriptors become free" {
     start_limited 64 --request-timeout 600
     # More than there are places for: the others wait to be accepted, and behind them five more.
     stop "$pid"
@@ -181,7 +181,7 @@ queue_length() {
     ss -Htln "sport = :$port" | awk '{ print $2 }'
 }
 
-@test "what waits to be accepted at SIGTERM is served though accepting fails for a while" {
+@test "connections that wait to be accepted at SIGTERM are served though accepting fails for a while" {
     need_strace
     start_server
     in_trouble accept4,accept error=EMFILE
@@ -302,7 +302,7 @@ kernel_memory() {
     ((status == 0))
 }
 
-@test "where the clock stands at second 0, requests are answered, with that date" {
+@test "requests at second 0 of the clock are answered with that date" {
     need second_zero.so
     start_command env "ASAN_OPTIONS=verify_asan_link_order=0:$ASAN_OPTIONS" \
         "LD_PRELOAD=$BUILD_DIR/second_zero.so" "./$NAME" -l 127.0.0.1:0

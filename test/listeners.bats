@@ -113,7 +113,7 @@ ask_unaccepted() {
     done
 }
 
-@test "what waits at either listener when SIGTERM comes is answered" {
+@test "connections that wait at either listener when SIGTERM comes are answered" {
     start_two
     stop "$pid"
     # More than are accepted before anything else has its turn.
@@ -129,7 +129,7 @@ ask_unaccepted() {
     ((status == 0))
 }
 
-@test "what waits at either listener when the successor crashes is answered by the old process" {
+@test "connections that wait at either listener when the successor crashes are answered" {
     start_two --rollback-timeout 600
     before=$(descriptors "$pid")
     restart_server

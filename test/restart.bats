@@ -37,7 +37,7 @@ nothing_happened() {
     wait_gone "$old"
 }
 
-@test "it says where it listens, with its version" {
+@test "the log says where the server listens, and its version" {
     start_server
     logged "^$NAME\[$pid]: listening on 127\.0\.0\.1:$port, version [^ ]+$"
     serves
@@ -356,7 +356,7 @@ all_are_answered() {
     done
 }
 
-@test "what waits to be accepted when SIGTERM comes is answered" {
+@test "connections that wait to be accepted when SIGTERM comes are answered" {
     start_server
     kill -STOP "$pid"
     # More than are accepted before anything else has its turn.
@@ -558,7 +558,7 @@ signals() {
     (((16#$ignored & 0x1001000) == 0x1001000))
 }
 
-@test "it restarts, and learns of a failed one, where its starter ignored SIGCHLD" {
+@test "a server whose starter ignored SIGCHLD restarts, and notices a restart that fails" {
     start_command env --ignore-signal=CHLD "./$NAME" -l 127.0.0.1:0
     wait_listening
     restart_server
@@ -642,7 +642,7 @@ signals() {
     [[ $(holder_of_port) == "$pid" ]]
 }
 
-@test "without a ready report: with --ready-timeout 0 the successor is trusted at once" {
+@test "with --ready-timeout 0 the server hands over as soon as the successor is executed" {
     start_server --ready-timeout 0
     connect
     send "$conn" "$HALF"
@@ -663,7 +663,7 @@ signals() {
     serves
 }
 
-@test "without a ready report: a successor that cannot be executed leaves the service as it was" {
+@test "with --ready-timeout 0 a successor that cannot be executed leaves the service as it was" {
     start_server --ready-timeout 0
     open_clients
     before=$(descriptors "$pid")
@@ -679,7 +679,7 @@ signals() {
     serves
 }
 
-@test "without a ready report: no request of new connections is lost" {
+@test "with --ready-timeout 0 no request over a new connection is lost" {
     start_server --ready-timeout 0
     ask_over_and_over
     for ((i = 0; i < 20; i++)); do
