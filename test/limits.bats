@@ -146,6 +146,32 @@ start_limited() {
     ask "${conns[first + 7]}"
 }
 
+@test "a restart works while requests in flight use up all descriptors" {
+    start_limited 64 --request-timeout 600 --pid-file pid_file
+    # More than there are places for: the others wait to be accepted.
+    crowd busy 70 "$port"
+    tell busy half
+    wait_for is_full 5
+    successor_script 'exit 3'
+    fail_restart
+    mend_successor
+    restart_server
+    serves
+    tell busy rest
+    answers busy
+    [[ $reply =~ ^[+c]+$ ]]
+    leave busy
+    wait_gone "$old"
+}
+
+# is_full COUNT: whether more connections than that wait to be accepted, and stay so.
+is_full() {
+    local before
+    before=$(queue_length)
+    sleep 0.2
+    ((before > $1 && $(queue_length) == before))
+}
+
 @test "connections that wait to be accepted at SIGTERM are served as descriptors become free" {
     start_limited 64 --request-timeout 600
     # More than there are places for: the others wait to be accepted, and behind them five more.
@@ -155,7 +181,7 @@ start_limited() {
     crowd waiting 5 "$port"
     tell waiting ask
     kill -CONT "$pid"
-    wait_for none_is_accepted
+    wait_for is_full 40
     kill -TERM "$pid"
     wait_log 'SIGTERM received'
     wait_log 'draining'
@@ -167,14 +193,6 @@ start_limited() {
     [[ $reply =~ ^c+$ ]]
     ended "$pid"
     ((status == 0))
-}
-
-# Whether connections wait to be accepted, and stay so.
-none_is_accepted() {
-    local before
-    before=$(queue_length)
-    sleep 0.2
-    ((before > 40 && $(queue_length) == before))
 }
 
 queue_length() {
