@@ -155,8 +155,7 @@ may_be_lost() {
 end_tracing() {
     local tracer
     if [[ -n $job ]]; then
-        kill "$job" 2>/dev/null || true
-        wait "$job" || true
+        end_job "$job"
         job=''
     fi
     tracer=$(status_of "$(<"$at/pid_file")" TracerPid) || return 0
@@ -253,8 +252,7 @@ count_child_calls() {
     kill -USR1 "$pid"
     wait_for is_replaced "$pid"
     serves
-    kill "$job"
-    wait "$job" || true
+    end_job "$job"
     known=" $(printf '%s ' "${errors[@]%% *}" | tr -d '?' | tr ',' ' ') ${harmless[*]} "
     while read -r call; do
         echo "$call"

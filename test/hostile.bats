@@ -167,7 +167,7 @@ flood() {
         [ "$code" = 408 ]
         disconnect "$conn"
     done
-    kill "$job" 2>/dev/null || true # unless its last connection has ended it
+    end_job "$job"
     unharmed
 }
 

@@ -192,8 +192,7 @@ start_limited() {
             disconnect "$conn"
         done
         alive "$job"
-        kill "$job"
-        wait "$job" || true
+        end_job "$job"
     done
 }
 

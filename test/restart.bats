@@ -104,8 +104,7 @@ answers_since() {
 
 all_well() {
     wait_for answers_since "$(wc -l <"$BATS_TEST_TMPDIR/codes")"
-    kill "$job"
-    wait "$job" || true
+    end_job "$job"
     # The last line may be cut off.
     sed -i '$d' "$BATS_TEST_TMPDIR/codes"
     run ! grep -vx 200 "$BATS_TEST_TMPDIR/codes"

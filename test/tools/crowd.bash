@@ -78,8 +78,7 @@ in_trouble() {
 }
 
 mended() {
-    kill "$tracer" 2>/dev/null || true
-    wait "$tracer" || true
+    end_job "$tracer"
 }
 
 injected() {

@@ -609,6 +609,13 @@ in_background() {
     job=$!
 }
 
+# end_job PID: ends a background process, and waits for that. One that has ended already
+# gets no signal: another process may have its pid.
+end_job() {
+    ! says "/proc/$1/status" "^PPid:\s+$BASHPID$" || kill "$1" 2>/dev/null || true
+    wait "$1" || true
+}
+
 # programs: the processes whose program is the test's, be it deleted. For a subshell, which ends
 # with it.
 programs() {
