@@ -1130,21 +1130,28 @@ static void hear_channel(struct restart *r)
         step_after(r, RETRY_MS);
 }
 
+static void hear_reports(struct restart *r)
+{
+    if (r->successor.execution >= 0)
+        hear_execution(r);
+    if (r->successor.channel >= 0)
+        hear_channel(r);
+}
+
 static void hear_successor(struct restart *r)
 {
     int status = -1;
     if (r->successor.pid == 0)
         return;
-    /* First whether it lives: everything that it reported is there then. */
+    /* One that lives after its report has been read may be handed over to. One that has ended is
+     * heard again, because everything that it reported is there then. */
+    hear_reports(r);
     const pid_t ended = waitpid(r->successor.pid, &status, WNOHANG);
-    const bool reaped_elsewhere = ended < 0 && errno == ECHILD;
-    if (r->successor.execution >= 0)
-        hear_execution(r);
-    if (r->successor.channel >= 0)
-        hear_channel(r);
-    if (ended > 0 || reaped_elsewhere)
-        successor_ended(r, ended > 0 ? status : -1);
-    else if (r->phase == RESTART_STARTING && !is_pending(r))
+    const bool has_ended = ended > 0 || (ended < 0 && errno == ECHILD);
+    if (has_ended) {
+        hear_reports(r);
+        successor_ended(r, status);
+    } else if (r->phase == RESTART_STARTING && !is_pending(r))
         hand_over(r);
     else if (r->successor.report == 'L' || has_events(r->successor.process, POLLIN))
         step_after(r, PAUSE_MS); /* its tracer may hold it */
