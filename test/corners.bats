@@ -212,6 +212,24 @@ release_successor() {
     goes_on
 }
 
+@test "a successor that claims the listeners and crashes while its predecessor looks elsewhere" {
+    need_strace
+    begin
+    in_trouble wait4,waitid delay_exit=2000000
+    # In the delay the old process stands still for long.
+    successor_script 'for ((times = 0; times < 5; times++)); do
+            sleep 0.02
+            read -r stat <"/proc/$PPID/stat"
+            [[ ${stat##*) } == t* ]] || times=-1
+        done
+        printf R2 >&"${RESTART_CHANNEL#*:}"; kill -KILL $$'
+    kill -USR1 "$old"
+    wait_log "\[$old]: (restart failed|handed over)"
+    logged "\[$old]: restart failed: successor [0-9]+ was ended by signal 9"
+    mended
+    goes_on
+}
+
 # ---- a successor that is hard to get rid of ----
 
 # hold_dead PID: a tracer holds what is left of the process, once it has ended. Sets job.
