@@ -212,7 +212,7 @@ release_successor() {
     goes_on
 }
 
-@test "a successor that claims the listeners and crashes while its predecessor looks elsewhere" {
+@test "the old process hands over to no successor that crashes right after its claim" {
     need_strace
     begin
     in_trouble wait4,waitid delay_exit=2000000
