@@ -89,18 +89,6 @@ need_strace() {
     strace -qq -o /dev/null true || skip 'needs strace, and leave to trace'
 }
 
-# stopped PID: whether it stands still after SIGSTOP.
-stopped() {
-    local stat
-    read -r stat <"/proc/$1/stat"
-    [[ ${stat##*) } == [Tt]* ]]
-}
-
-stop() {
-    kill -STOP "$1"
-    wait_for stopped "$1"
-}
-
 # Milliseconds of a clock that does not jump.
 clock() {
     local seconds

@@ -264,6 +264,31 @@ mend_successor() {
     install_server "$BATS_TEST_TMPDIR"
 }
 
+# start_slowly: restarts process $pid; its successor waits, before it becomes the program, until
+# go_on.
+start_slowly() {
+    rm -f "$BATS_TEST_TMPDIR/started" "$BATS_TEST_TMPDIR/go"
+    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
+    kill -USR1 "$pid"
+    wait_for test -e "$BATS_TEST_TMPDIR/started"
+}
+
+go_on() {
+    : >"$BATS_TEST_TMPDIR/go"
+}
+
+# claim_unread: restarts process $pid; its successor has claimed the listener, and the old process,
+# which is stopped, has not read that. Sets old and pid.
+claim_unread() {
+    start_slowly
+    old=$pid
+    stop "$old"
+    go_on
+    wait_for succeeded "$old"
+    pid=$(serving_pid)
+    mend_successor
+}
+
 # ---- waiting ----
 
 # wait_for COMMAND...: polls until it succeeds, for $patience seconds (or $deadline) at most, at ever
@@ -344,6 +369,11 @@ finds_port() {
     [[ $(exec ss -Htlnp) =~ :([0-9]+)\ [^$'\n']*pid=$pid, ]] && port=${BASH_REMATCH[1]}
 }
 
+# Whether no process listens at $port.
+refuses() {
+    [[ -z $(holder_of_port) ]]
+}
+
 # Whether $pid listens, and answers. Sets port.
 serves_at_all() {
     finds_port && serves
@@ -355,6 +385,18 @@ handed_on() {
     holders=$(exec ss -Htlnp "sport = :$port")
     [[ $holders =~ pid=([0-9]+), && ${BASH_REMATCH[1]} != "$1" ]] || return 1
     [[ ${holders//"pid=${BASH_REMATCH[1]},"/} != *pid=* ]]
+}
+
+# stopped PID: whether it stands still after SIGSTOP.
+stopped() {
+    local stat
+    read -r stat <"/proc/$1/stat"
+    [[ ${stat##*) } == [Tt]* ]]
+}
+
+stop() {
+    kill -STOP "$1"
+    wait_for stopped "$1"
 }
 
 # ---- looking into processes ----
@@ -518,6 +560,30 @@ receive() {
     done 2>/dev/null
     [[ -n $code && -z $line ]] || return 1
     ((length == 0)) || LC_ALL=C IFS= read -r -t "$patience" -u "$1" -N "$length" body 2>/dev/null
+}
+
+# begin_request: sends half a request over a new connection, and waits until the server has read it.
+# Sets conn, and half to the same.
+begin_request() {
+    connect
+    half=$conn
+    send "$half" "$HALF"
+    wait_for taken "$half"
+}
+
+# end_request FD: sends the other half: the right answer comes, and leaves the connection open.
+end_request() {
+    send "$1" "$REST"
+    answered "$1"
+}
+
+# end_last_request FD: the same, but the answer announces that the server closes the connection.
+end_last_request() {
+    send "$1" "$REST"
+    receive "$1"
+    [[ $code == 200 && $body == 'Hello, World!' ]]
+    announces_close
+    disconnect "$1"
 }
 
 # ask FD: asks once more over the open connection FD: the right answer has to come, and leave it
