@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# Options, addresses and descriptors: what is taken, and how the rest is refused.
+# Options, addresses and descriptors: which are accepted, and how the others are rejected.
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
 load tools/helper
@@ -14,14 +14,22 @@ try() {
     complaint=$(<"$BATS_TEST_TMPDIR/complaint")
 }
 
-# The server ended with STATUS, nothing on standard output, and one line on standard error that
-# matches REGEX.
-refused() {
-    echo "status $status, said: $complaint"
+# failed STATUS REGEX: the server ended with STATUS, nothing on standard output, and one line on
+# standard error that matches REGEX.
+failed() {
+    echo "status $status: $complaint"
     ((status == $1))
     [[ -z $output ]]
     [[ -n $complaint && $complaint != *$'\n'* ]]
     [[ $complaint =~ ^$NAME\[[0-9]+]:\ .*$2 ]]
+}
+
+# rejects REGEX ARGUMENTS...: the server rejects the arguments with status 2, and one line that
+# matches REGEX.
+rejects() {
+    echo "${*:2}"
+    try "${@:2}"
+    failed 2 "$1"
 }
 
 @test "--help and -h print every option to standard output, status 0" {
@@ -53,96 +61,81 @@ refused() {
     for option in --help --version; do
         status=0
         complaint=$("$BATS_TEST_TMPDIR/$NAME" "$option" 2>&1 >/dev/full) || status=$?
-        refused 1 'cannot write to standard output: No space left on device'
+        failed 1 'cannot write to standard output: No space left on device'
         status=0
         complaint=$("$BATS_TEST_TMPDIR/$NAME" "$option" 2>&1 >&-) || status=$?
-        refused 1 'cannot write to standard output: '
+        failed 1 'cannot write to standard output: '
     done
 }
 
-@test "an unknown option is refused with status 2" {
+@test "rejects unknown options, missing values and unexpected arguments with status 2" {
     for option in --nonsense -x --listen-to=127.0.0.1:0 -4; do
-        try "$option"
-        refused 2 "${option%%=*}"
+        rejects "${option%%=*}" "$option"
     done
-}
-
-@test "an option without its value is refused with status 2" {
     for option in -l --listen -p --pid-file --ready-timeout --drain-timeout --idle-timeout \
         --request-timeout; do
-        try "$option"
-        refused 2 "-.*argument"
+        rejects '-.*argument' "$option"
     done
-}
-
-@test "a value for an option that takes none is refused with status 2" {
     for option in --help=x --version=1; do
-        try "$option"
-        refused 2 '-[hV-]'
+        rejects '-[hV-]' "$option"
     done
+    rejects "option '-xh'" -xh
+    rejects "ambiguous option '--re'" --re 5
+    rejects "unexpected argument 'start'" start
+    rejects "unexpected argument '10'" 9 10
+    rejects --help 9 --help
 }
 
-@test "a timeout that is not a number of seconds is refused with status 2" {
+@test "rejects a timeout that is not a number of seconds with status 2" {
     for option in --ready-timeout --drain-timeout --idle-timeout --request-timeout; do
-        for value in '' x -1 1x ' 1' +1 0x10 1e3 1.5 99999999999 99999999999999999999999; do
-            try -l 127.0.0.1:0 "$option" "$value"
-            refused 2 "$option"
+        for value in '' x -1 1x ' 1' +1 0x10 1e3 1.5 2147484 99999999999 99999999999999999999999; do
+            rejects "$option" -l 127.0.0.1:0 "$option" "$value"
         done
     done
+    rejects '--idle-timeout.* seconds from 1 to ' --idle-timeout 0
+    rejects '--drain-timeout.* seconds from 0 to 2147483' --drain-timeout 2147484
+    try -l 127.0.0.1:65535 --drain-timeout 2147483 --version
+    ((status == 0))
 }
 
-@test "an invalid address is refused with status 2" {
+@test "rejects an invalid address with status 2, and says what is wrong with it" {
     for address in '' : nonsense 127.0.0.1 127.0.0.1: 127.0.0.1:x 127.0.0.1:-1 127.0.0.1:65536 \
         127.0.0.1:99999999999999999999 '127.0.0.1:80 ' ' 127.0.0.1:80' 127.0.0.1:80x 256.0.0.1:80 \
         127.0.0:80 127.1:80 example.org:80 ::1:80 '[::1]' '[::1]:' '[::1:80' '::1]:80' '[]:80' \
         '[::1]x:80' '[127.0.0.1]:80' '[::g]:80' '[::1]:65536' "$(printf '1%.0s' {1..300}):80"; do
-        try -l "$address"
-        refused 2 ''
+        rejects '' -l "$address"
     done
+    rejects 'brackets, as in \[::1]:8080' --listen ::1:80
+    rejects 'brackets, as in \[::1]:8080' --listen '[127.0.0.1]:80'
+    rejects "cannot listen on 'http://127\.0\.0\.1:8080/'" --listen http://127.0.0.1:8080/
+    [[ $complaint != *IPv6* ]]
+    rejects IPv4 --listen 127.1:80
+    rejects 'port .*0 to 65535' --listen 127.0.0.1:65536
 }
 
-@test "a descriptor that is not open, not a socket or does not listen is refused with status 2" {
-    try 9
-    refused 2 '9.*Bad file descriptor'
-    try 2147483647
-    refused 2 'Bad file descriptor'
-    try 9 9</dev/null
-    refused 2 '9.*(S|s)ocket'
-    try 9 9<"$BATS_TEST_DIRNAME"
-    refused 2 '9.*(S|s)ocket'
-    try 9 9< <(:)
-    refused 2 '9.*(S|s)ocket'
-    start_server
-    try 9 9<>"/dev/tcp/127.0.0.1/$port"
-    refused 2 '9.*listen'
-    try 9 9<>"/dev/udp/127.0.0.1/$port"
-    refused 2 '9.*listen'
-}
-
-@test "a descriptor that is not a number is refused with status 2" {
+@test "rejects a descriptor that is not a number, not open, not a socket, or not listening" {
     for fd in '' x 3x 0x3 ' 3' +3 3.0 2147483648 4294967299 18446744073709551619 \
         99999999999999999999999; do
-        try "$fd"
-        refused 2 ''
+        rejects '' "$fd"
     done
-    try -- -3
-    refused 2 -3
+    rejects -3 -- -3
+    rejects '9.*Bad file descriptor' 9
+    rejects 'Bad file descriptor' 2147483647
+    rejects '9.*(S|s)ocket' 9 9</dev/null
+    rejects '9.*(S|s)ocket' 9 9<"$BATS_TEST_DIRNAME"
+    rejects '9.*(S|s)ocket' 9 9< <(:)
+    start_server
+    rejects '9.*listen' 9 9<>"/dev/tcp/127.0.0.1/$port"
+    rejects '9.*listen' 9 9<>"/dev/udp/127.0.0.1/$port"
 }
 
-@test "an argument after the descriptor is refused with status 2" {
-    try 9 10
-    refused 2 10
-    try 9 --help
-    refused 2 --help
-}
-
-@test "an address that cannot be listened on is refused with status 1 and the reason" {
+@test "ends with status 1 and the reason where it cannot listen" {
     start_server
     try -l "127.0.0.1:$port"
-    refused 1 "127\.0\.0\.1:$port: Address already in use"
+    failed 1 "127\.0\.0\.1:$port: Address already in use"
     serves
     try -l 192.0.2.1:0
-    refused 1 '192\.0\.2\.1:0: Cannot assign requested address'
+    failed 1 '192\.0\.2\.1:0: Cannot assign requested address'
     (($(</proc/sys/net/ipv4/ip_unprivileged_port_start) > 81)) || return 0 # any user may listen there
     local drop=()
     ((EUID != 0)) || drop=(setpriv --bounding-set -net_bind_service --inh-caps -net_bind_service)
@@ -150,26 +143,10 @@ refused() {
     output=$(cd "$BATS_TEST_TMPDIR" && exec "${drop[@]}" timeout "$patience" "./$NAME" -l 127.0.0.1:81 \
         2>complaint 3>&-) || status=$?
     complaint=$(<"$BATS_TEST_TMPDIR/complaint")
-    refused 1 '127\.0\.0\.1:81: Permission denied'
+    failed 1 '127\.0\.0\.1:81: Permission denied'
 }
 
-@test "port 0: the kernel picks one, and the log says which" {
-    start_server
-    first=$port
-    ((first > 0))
-    serves
-    start_server
-    ((port > 0 && port != first))
-    serves
-}
-
-@test "the server listens on 127.0.0.1:8080 without --listen" {
-    # Where another process has that port already, the complaint names it.
-    start_command "./$NAME"
-    wait_log "\[$pid]: .*listen(ing)? on 127\.0\.0\.1:8080"
-}
-
-@test "the server listens on the given address, and on no other" {
+@test "listens on the given address, and on no other" {
     # One that no other test's server has at 127.0.0.1.
     start_command "./$NAME" --listen="127.0.0.2:$(free_port)"
     wait_listening
@@ -177,9 +154,14 @@ refused() {
     [[ $(curl -q -sS --noproxy '*' "http://127.0.0.2:$port/") == 'Hello, World!' ]]
     run get /
     ((status == 7))
+    # The kernel picks port 0, another one each time.
     start_command "./$NAME" -l 0.0.0.0:0
     wait_listening
     logged "\[$pid]: listening on 0\.0\.0\.0:$port,"
+    serves
+    first=$port
+    start_server
+    ((port > 0 && port != first))
     serves
     start_command "./$NAME" -l "[::1]:$(free_port)"
     wait_listening
@@ -187,8 +169,24 @@ refused() {
     [[ $(curl -q -sS --noproxy '*' -g "http://[::1]:$port/") == 'Hello, World!' ]]
 }
 
-@test "long options can be shortened, and the last of two counts" {
-    start_command "./$NAME" --lis 127.0.0.1:0 --pid-file first --pid second
+@test "listens on 127.0.0.1:8080 without --listen" {
+    # Where another process has that port already, the complaint names it.
+    start_command "./$NAME"
+    wait_log "\[$pid]: .*listen(ing)? on 127\.0\.0\.1:8080"
+}
+
+@test "listens on a link-local address, which needs its interface" {
+    unshare -n true 2>/dev/null || skip 'needs leave to make a network namespace'
+    rejects "cannot listen on '\[fe80::1]:0': .*interface" -l '[fe80::1]:0'
+    rejects "cannot listen on '\[fe80::1%none]:0': .*interface" -l '[fe80::1%none]:0'
+    start_command unshare -n sh -c 'ip link set lo up && ip addr add fe80::1/64 dev lo nodad &&
+        exec "$@"' sh "./$NAME" -l '[fe80::1%lo]:0'
+    wait_log "\[$pid]: listening on \[fe80::1%lo]:[1-9]"
+}
+
+@test "long options can be shortened, the last of two counts, and timeouts may have seven digits" {
+    start_command "./$NAME" --lis 127.0.0.1:0 --pid-file first --pid second \
+        --idle-timeout 1000000 --drain-timeout=1000000 --request-timeout 1000000 --ready-timeout 1000000
     wait_listening
     wait_for says "$BATS_TEST_TMPDIR/second" "^$pid$"
     [[ ! -e $BATS_TEST_TMPDIR/first ]]
@@ -230,36 +228,6 @@ refused() {
     done
 }
 
-@test "an inherited listener that blocks is made not to" {
-    command -v systemd-socket-activate >/dev/null || skip 'needs systemd-socket-activate'
-    port=$(free_port)
-    # It starts the server at the first connection, with the descriptor as an argument only.
-    start_command systemd-socket-activate -l "127.0.0.1:$port" \
-        env -u LISTEN_FDS -u LISTEN_PID "./$NAME" 3
-    wait_for accepts
-    wait_log "\[$pid]: listening on 127\.0\.0\.1:$port \(inherited fd 3\)"
-    (((0$(sed -nE 's/^flags:\s*//p' "/proc/$pid/fdinfo/3") & 04000) == 04000))
-    serves
-    restart_server
-    serves
-}
-
 accepts() {
     (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null
-}
-
-@test "the soft limit on open files is raised to the hard one" {
-    start_command bash -c "ulimit -S -n 64 && exec ./$NAME -l 127.0.0.1:0"
-    wait_listening
-    for ((i = 0; i < 2; i++)); do
-        read -r _ _ _ soft hard _ < <(grep '^Max open files' "/proc/$pid/limits")
-        [[ $soft == "$hard" ]]
-        restart_server
-    done
-}
-
-@test "a timeout of seven digits is accepted" {
-    start_server --idle-timeout 1000000 --drain-timeout=1000000 --request-timeout 1000000 \
-        --ready-timeout 1000000
-    serves
 }

@@ -202,10 +202,6 @@ each_call() {
     done
 }
 
-is_checked() {
-    grep -q __asan_init "$SERVER_DIR/$NAME"
-}
-
 # Sets last to how often the child makes the call before the execution: strace has the successor,
 # too, in which that call is not to fail.
 count_child_calls() {

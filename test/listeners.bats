@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# Several listeners: what holds for one holds for each of them.
+# Several listeners, inherited ones, and several servers on one address.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
@@ -31,7 +31,7 @@ both() {
     done
 }
 
-@test "two listeners are served, restarted, and handed on in the same order" {
+@test "the server serves two listeners, and hands them on in the same order" {
     start_command "./$NAME" -l 127.0.0.1:0 -l "[::1]:$(free_port)" "${PATIENT[@]}"
     wait_listening
     find_ports
@@ -100,16 +100,18 @@ both() {
     done
 }
 
-# ask_unaccepted COUNT: asks over COUNT connections to each listener of a server that is stopped.
-# Sets waiting.
+# ask_unaccepted COUNT COUNT: asks over so many connections to each listener of a server that is
+# stopped. Sets waiting.
 ask_unaccepted() {
+    local count
     waiting=()
-    for ((i = 0; i < $1; i++)); do
-        for port in "${ports[@]}"; do
+    for port in "${ports[@]}"; do
+        for ((count = $1; count > 0; count--)); do
             connect
             waiting+=("$conn")
             send "$conn" "$WHOLE"
         done
+        shift
     done
 }
 
@@ -117,7 +119,7 @@ ask_unaccepted() {
     start_two
     stop "$pid"
     # More than are accepted before anything else has its turn.
-    ask_unaccepted 150
+    ask_unaccepted 260 40
     kill -TERM "$pid"
     kill -CONT "$pid"
     for conn in "${waiting[@]}"; do
@@ -134,7 +136,7 @@ ask_unaccepted() {
     before=$(descriptors "$pid")
     restart_server
     stop "$pid"
-    ask_unaccepted 20
+    ask_unaccepted 20 20
     kill -KILL "$pid"
     wait_log "\[$old]: rolled back: successor $pid was ended by signal 9"
     for conn in "${waiting[@]}"; do
@@ -145,32 +147,6 @@ ask_unaccepted() {
     wait_for has_descriptors "$old" "$before"
     mend_successor
     restart_server
-    both serves
-}
-
-# start_limited: starts a server with two listeners and 64 descriptors. Sets ports.
-start_limited() {
-    start_command prlimit --nofile=64:64 "./$NAME" -l 127.0.0.1:0 -l 127.0.0.1:0 "${PATIENT[@]}"
-    wait_listening
-    find_ports
-}
-
-@test "where descriptors run out, either listener's new connections take the place of idle ones" {
-    start_limited
-    port=${ports[0]}
-    connect_many 60
-    ask "${conns[59]}"
-    first=("${conns[@]}")
-    port=${ports[1]}
-    connect_many 10
-    for conn in "${conns[@]}"; do
-        ask "$conn"
-    done
-    closed "${first[0]}"
-    port=${ports[0]}
-    connect
-    ask "$conn"
-    does_not_spin "$pid"
     both serves
 }
 
@@ -203,4 +179,114 @@ is_flooded() {
 
 queue_length() {
     ss -Htln "sport = :$port" | awk '{ print $2 }'
+}
+
+@test "two servers with --reuse-port serve one address" {
+    port=$(free_port)
+    start_command "./$NAME" -l "127.0.0.1:$port" --reuse-port
+    wait_listening
+    first=$pid
+    start_command "./$NAME" -l "127.0.0.1:$port" --reuse-port
+    wait_listening
+    wait_for both_serve "$first" "$pid"
+    # Without it there is only one.
+    start_command "./$NAME" -l "127.0.0.1:$port" -p pid_file
+    ended "$pid"
+    ((status == 1))
+    logged "\[$pid]: cannot listen on 127\.0\.0\.1:$port: Address already in use"
+}
+
+# both_serve PID PID: whether connections come to both of these processes.
+both_serve() {
+    local seen='' i
+    connect_many 20
+    for conn in "${conns[@]}"; do
+        ask "$conn" || return 1
+        for i in "$@"; do
+            ! holds "$i" "$conn" || seen+=" $i"
+        done
+        disconnect "$conn"
+    done
+    [[ $seen == *" $1"* && $seen == *" $2"* ]]
+}
+
+# inherit FD ADDRESS... -- ARGUMENTS...: starts the server with listeners at ADDRESS..., and FD (as
+# 3,4) for its argument, or none if it is empty: then a service manager passes them.
+inherit() {
+    command -v systemd-socket-activate >/dev/null || skip 'needs systemd-socket-activate'
+    local fd=$1 sockets=()
+    shift
+    while [[ $1 != -- ]]; do
+        sockets+=(-l "$1")
+        port=${1##*:}
+        shift
+    done
+    shift
+    if [[ -n $fd ]]; then
+        start_command systemd-socket-activate "${sockets[@]}" \
+            env -u LISTEN_FDS -u LISTEN_PID "./$NAME" "$@" "$fd"
+    else
+        start_command systemd-socket-activate "${sockets[@]}" "./$NAME" "$@"
+    fi
+    # The first connection starts the server.
+    wait_for accepts
+}
+
+accepts() {
+    (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null
+}
+
+@test "the server can listen on sixteen addresses, and on no more" {
+    addresses=()
+    for ((i = 0; i < 16; i++)); do
+        addresses+=(-l 127.0.0.1:0)
+    done
+    start_command "./$NAME" "${addresses[@]}" -l 127.0.0.1:0
+    ended "$pid"
+    ((status == 2))
+    logged "\[$pid]: cannot listen on '127\.0\.0\.1:0': .*addresses"
+    start_command "./$NAME" "${addresses[@]}"
+    wait_for listens_at 16
+    serves
+}
+
+# listens_at COUNT: whether the log names so many addresses. Sets port to that of the last.
+listens_at() {
+    (($(count_log "listening on 127\.0\.0\.1:[0-9]+") == $1)) && finds_port
+}
+
+@test "several listeners are inherited by their numbers, as many as --listen names" {
+    first=$(free_port)
+    second=$(free_port)
+    inherit 3,4 "127.0.0.1:$first" "127.0.0.1:$second" --
+    wait_log "\[$pid]: listening on 127\.0\.0\.1:$first \(inherited fd 3\)"
+    wait_log "\[$pid]: listening on 127\.0\.0\.1:$second \(inherited fd 4\)"
+    for _ in 1 2; do
+        for fd in 3 4; do
+            # O_NONBLOCK, which whoever passed them had not set.
+            (((0$(sed -nE 's/^flags:\s*//p' "/proc/$pid/fdinfo/$fd") & 04000) == 04000))
+        done
+        for port in "$first" "$second"; do
+            serves
+        done
+        restart_server
+    done
+    kill -TERM "$pid"
+    first=$(free_port)
+    inherit 3,4 "127.0.0.1:$first" "127.0.0.1:$(free_port)" -- -l 127.0.0.1:0
+    ended "$pid"
+    ((status == 2))
+    logged 'cannot listen on 2 inherited sockets: --listen names 1 address'
+}
+
+@test "a service manager may pass another number of sockets than --listen names, also to a successor" {
+    first=$(free_port)
+    second=$(free_port)
+    inherit '' "127.0.0.1:$first" "127.0.0.1:$second" -- -l 127.0.0.1:0
+    wait_log "\[$pid]: listening on 127\.0\.0\.1:$second \(inherited fd 4\)"
+    restart_server
+    for port in "$first" "$second"; do
+        serves
+    done
+    (($(ss -Htlnp | grep -c "pid=$pid,") == 2))
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# The service manager, socket activation, the unit files, and the pid file.
+# systemd: its notifications, socket activation, and the unit files.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
@@ -33,7 +33,7 @@ fill_queue() {
     wait_for says "$notes" '^full$'
 }
 
-# What the manager was told: a line each, PID TEXT, with N for the number of microseconds and
+# What the manager was notified of: a line each, PID TEXT, with N for the number of microseconds and
 # SERVING for the version and the time since when it serves.
 notes() {
     sed -E '/^(ready|full)$/d
@@ -43,8 +43,8 @@ notes() {
         "$notes"
 }
 
-# What the manager heeded, but for barriers.
-heeded() {
+# What the manager did not ignore, but for barriers.
+accepted() {
     notes | grep -v -e ' ignored ' -e ' BARRIER=1$'
 }
 
@@ -61,7 +61,7 @@ only_noted() {
     diff - <(notes)
 }
 
-# What the manager hears of a restart of $old into $pid.
+# What the manager is notified of in a restart of $old into $pid.
 restart_notes() {
     echo "$old RELOADING=1|MONOTONIC_USEC=N|STATUS=
 $old MAINPID=$pid|READY=1
@@ -93,7 +93,7 @@ stop_server() {
     wait_note "^$pid ended$"
 }
 
-@test "the service manager learns that the server serves, and that it ends, and no more" {
+@test "notifies the service manager when it serves and when it ends, and of nothing else" {
     for address in "$BATS_TEST_TMPDIR/notify" "@$BATS_TEST_TMPDIR/notify"; do
         for signal in TERM INT; do
             manage "$address"
@@ -113,7 +113,7 @@ $pid ended"
     done
 }
 
-@test "the server says READY=1 only once it listens" {
+@test "sends READY=1 only once it listens" {
     manage "$BATS_TEST_TMPDIR/notify"
     start_traced -e trace=listen,sendmsg
     wait_note READY=1
@@ -121,7 +121,8 @@ $pid ended"
     [[ $(grep -Eo 'listen\(|READY=1' "$calls" | tr '\n' ' ') == 'listen( READY=1 ' ]]
 }
 
-@test "each restart is told by the main process, and its successor speaks only once it is that" {
+@test "notifies of each restart, and when it began by the monotonic clock, from the main process" {
+    local before came began expected
     manage "$BATS_TEST_TMPDIR/notify"
     start_server
     expected="$pid READY=1|STATUS=SERVING"
@@ -135,15 +136,6 @@ $pid ended"
     only_noted <<<"$expected
 $pid STOPPING=1
 $pid ended"
-}
-
-@test "a restart says when it began, by the monotonic clock" {
-    manage "$BATS_TEST_TMPDIR/notify"
-    start_server
-    wait_note READY=1
-    restart_server
-    wait_note MAINPID
-    local before came began
     before=$(sed -nE 's/^[0-9]+ ([0-9]+) READY=1\|STATUS=.*/\1/p' "$notes")
     read -r came began < <(sed -nE \
         's/^[0-9]+ ([0-9]+) RELOADING=1\|MONOTONIC_USEC=([0-9]+)\|.*/\1 \2/p' "$notes")
@@ -151,17 +143,17 @@ $pid ended"
     ((before < began && began <= came))
 }
 
-# were_told COUNT: whether there are so many lines by now.
-were_told() {
+# has_notes COUNT: whether there are so many lines by now.
+has_notes() {
     (($(notes | wc -l) >= $1))
 }
 
-# fails_with WHY: a restart fails, and the service manager learns WHY, a regular expression.
+# fails_with WHY: a restart fails, and the service manager is notified WHY, a regular expression.
 fails_with() {
     local told
     told=$(notes | wc -l)
     fail_restart
-    wait_for were_told $((told + 2))
+    wait_for has_notes $((told + 2))
     notes | tail -n +$((told + 1)) >"$BATS_TEST_TMPDIR/told"
     cat "$BATS_TEST_TMPDIR/told"
     [[ $(wc -l <"$BATS_TEST_TMPDIR/told") == 2 ]]
@@ -170,7 +162,7 @@ fails_with() {
     serves
 }
 
-@test "after each restart that fails the service manager learns why, and that the server is ready" {
+@test "notifies after each failed restart why it failed, and that the server is ready" {
     manage "$BATS_TEST_TMPDIR/notify"
     start_server -p pid_file
     wait_note READY=1
@@ -194,7 +186,7 @@ fails_with() {
     diff <(notes | tail -n +$((told + 1)) | grep -v ended) <(restart_notes)
 }
 
-@test "after a rollback the old process tells that it is the main one again, and why" {
+@test "notifies after a rollback that the old process is the main one again, and why" {
     manage "$BATS_TEST_TMPDIR/notify" all
     start_server -p pid_file --rollback-timeout 60
     restart_server
@@ -206,7 +198,7 @@ fails_with() {
     restart_server
     wait_note "^$old MAINPID=$pid"
     # A successor says what it is once the old process has ended.
-    diff <(heeded | grep -v ' ended$') - <<<"$old READY=1|STATUS=SERVING
+    diff <(accepted | grep -v ' ended$') - <<<"$old READY=1|STATUS=SERVING
 $old RELOADING=1|MONOTONIC_USEC=N|STATUS=
 $old MAINPID=$bad|READY=1
 $old MAINPID=$old|READY=1|STATUS=rolled back: successor $bad was ended by signal 9 (Killed)
@@ -214,25 +206,22 @@ $old RELOADING=1|MONOTONIC_USEC=N|STATUS=
 $old MAINPID=$pid|READY=1"
 }
 
-@test "a process that is no longer the main one says nothing when told to end" {
+@test "a process that is no longer the main one sends nothing when it is told to end" {
     manage "$BATS_TEST_TMPDIR/notify"
     start_server -p pid_file
-    connect
-    send "$conn" "$HALF"
-    wait_for taken "$conn"
+    begin_request
     restart_server
     kill -TERM "$old"
     wait_log "\[$old]: SIGTERM received"
-    send "$conn" "$REST"
-    answered "$conn"
+    end_request "$half"
     wait_gone "$old"
-    disconnect "$conn"
+    disconnect "$half"
     wait_note "^$pid STATUS="
     only_noted <<<"$old READY=1|STATUS=SERVING
 $(restart_notes)"
 }
 
-@test "ended in the middle of a restart, the server says so once, and takes its successor along" {
+@test "SIGTERM in the middle of a restart is notified once, and ends the successor" {
     manage "$BATS_TEST_TMPDIR/notify"
     start_server
     successor_script ': >started; exec sleep 60'
@@ -250,7 +239,7 @@ $pid STOPPING=1
 $pid ended"
 }
 
-@test "a service manager that is not there harms nothing" {
+@test "a service manager that does not exist does no harm" {
     for address in "$BATS_TEST_TMPDIR/missing" "@$BATS_TEST_TMPDIR/missing" /dev/null / '' \
         "/$(printf 'x%.0s' {1..200})"; do
         NOTIFY_SOCKET=$address start_server
@@ -267,7 +256,7 @@ $pid ended"
 
 # Whether PID is the last process that the manager heard of as the main one, and only that is left.
 is_main() {
-    programs_are "$1" && [[ $(heeded | sed -n 's/.* MAINPID=\([0-9]*\)|.*/\1/p' | tail -n 1) == "$1" ]]
+    programs_are "$1" && [[ $(accepted | sed -n 's/.* MAINPID=\([0-9]*\)|.*/\1/p' | tail -n 1) == "$1" ]]
 }
 
 @test "no process ends before the service manager has read which one is the main one" {
@@ -295,20 +284,15 @@ $old MAINPID=$pid|READY=1"
         expected+="
 $pid STATUS=SERVING"
     done
-    diff <(heeded) - <<<"$expected"
+    diff <(accepted) - <<<"$expected"
     run ! logged 'service manager'
 }
 
-@test "a restart that comes before the last one is told leaves the main process known" {
+@test "a restart before the manager has read of the last one leaves the main process known" {
     manage "$BATS_TEST_TMPDIR/notify"
     start_server
-    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
-    first=$pid
-    kill -USR1 "$first"
-    wait_for test -e "$BATS_TEST_TMPDIR/started"
-    kill -STOP "$first"
-    : >"$BATS_TEST_TMPDIR/go"
-    wait_for succeeded "$first"
+    claim_unread
+    first=$old
     restart_server
     # The manager ignores this process so far.
     wait_note "^$old ignored MAINPID=$pid|READY=1$"
@@ -338,7 +322,7 @@ $(restart_notes)"
     run ! logged 'service manager'
 }
 
-@test "a service manager that reads nothing holds a restart up for 5 s, and the log says so" {
+@test "a service manager that reads nothing delays the end of a restart for 5 s, and the log says so" {
     manage "$BATS_TEST_TMPDIR/notify"
     start_server
     wait_note READY=1
@@ -363,7 +347,7 @@ find_programs() {
     ((${#all[@]} > 0))
 }
 
-@test "SIGUSR1 for all processes, twice at once, leaves the service manager no dead main process" {
+@test "SIGUSR1 for all processes, twice at once, leaves the manager no dead main process" {
     manage "$BATS_TEST_TMPDIR/notify"
     start_server
     connect
@@ -376,12 +360,12 @@ find_programs() {
     done
     wait_for only_one_left
     wait_for is_main "$(serving_pid)"
-    (($(heeded | grep -c MAINPID=) >= 5))
+    (($(accepted | grep -c MAINPID=) >= 5))
     run ! grep ended "$notes"
     run ! logged 'service manager'
 }
 
-@test "below a first process no other main process is named" {
+@test "with --supervise no other main process is notified" {
     manage "$BATS_TEST_TMPDIR/notify" all
     start_command "./$NAME" --supervise -l 127.0.0.1:0 -p pid_file "${PATIENT[@]}"
     supervisor=$pid
@@ -400,7 +384,7 @@ $pid STATUS=SERVING
 $pid STOPPING=1"
 }
 
-@test "after a rollback no restart begins, and nothing is left, before the service manager has read" {
+@test "after a rollback no restart begins before the service manager has read" {
     manage "$BATS_TEST_TMPDIR/notify" all
     start_server --pid-file "$BATS_TEST_TMPDIR/pid_file" --rollback-timeout 60
     wait_note READY=1
@@ -442,23 +426,17 @@ activate() {
     connect
 }
 
-# What the last of the processes that serve was given with its environment.
+# The environment that the process that serves was given.
 environment() {
     tr '\0' '\n' <"/proc/$(serving_pid)/environ"
 }
 
-@test "a socket that the service manager passes is served, and wins over --listen" {
-    activate -- "./$NAME" --listen 127.0.0.1:1
+@test "serves the socket that the service manager passes, through restarts, instead of --listen" {
+    activate --fdname=web -E KEPT=1 -E LISTEN_PIDFDID=7 -- "./$NAME" --listen 127.0.0.1:1
     send "$conn" "$WHOLE"
     answered "$conn"
     wait_log "\[$pid]: listening on 127\.0\.0\.1:$port \(inherited fd 3\)"
     serves
-}
-
-@test "a socket that the service manager passes goes on through restarts, its variables do not" {
-    activate --fdname=web -E KEPT=1 -E LISTEN_PIDFDID=7 -- "./$NAME"
-    send "$conn" "$WHOLE"
-    answered "$conn"
     environment | grep -q '^LISTEN_FDS=1$'
     for _ in 1 2 3; do
         restart_server
@@ -471,7 +449,7 @@ environment() {
     done
 }
 
-@test "FD wins over the socket that the service manager passes" {
+@test "FD takes precedence over the socket that the service manager passes" {
     other=$(free_port)
     activate -l "127.0.0.1:$other" -- "./$NAME" 4
     wait_log "\[$pid]: listening on 127\.0\.0\.1:$other \(inherited fd 4\)"
@@ -479,7 +457,7 @@ environment() {
     serves
 }
 
-@test "Unix sockets from the service manager are served, and the log names them" {
+@test "serves Unix sockets from the service manager, and names them in the log" {
     needs systemd-socket-activate
     socket=$BATS_TEST_TMPDIR/socket
     start_command systemd-socket-activate -l "$socket" -l "@$socket" "./$NAME"
@@ -494,9 +472,14 @@ environment() {
     done
 }
 
-@test "more sockets from the service manager than the server can have are refused with status 2" {
-    needs systemd-socket-activate
+@test "rejects sockets from the manager that are too many, not streams or not open, with status 2" {
     local sockets=()
+    start_command bash -c "exec 3<&-; LISTEN_PID=\$\$ LISTEN_FDS=1 exec ./$NAME -l 127.0.0.1:0"
+    ended "$pid"
+    ((status == 2))
+    logged 'cannot listen on inherited fd 3: '
+    needs systemd-socket-activate
+    : >"$log"
     for i in {3..19}; do
         sockets+=(-l "$BATS_TEST_TMPDIR/socket$i")
     done
@@ -507,10 +490,7 @@ environment() {
     ((status == 2))
     logged 'cannot listen on inherited fd 19: there are too many'
     run ! logged "$NAME\[$pid]: listening on"
-}
-
-@test "a socket from the service manager that is no stream is refused with status 2" {
-    needs systemd-socket-activate
+    : >"$log"
     start_command systemd-socket-activate --seqpacket -l "$BATS_TEST_TMPDIR/socket" "./$NAME"
     wait_log '^Listening on '
     socat -u /dev/null "UNIX-CONNECT:$BATS_TEST_TMPDIR/socket,type=5"
@@ -519,14 +499,7 @@ environment() {
     logged "$NAME\[$pid]: cannot listen on inherited fd 3"
 }
 
-@test "a socket from the service manager that is not open is refused with status 2" {
-    start_command bash -c "exec 3<&-; LISTEN_PID=\$\$ LISTEN_FDS=1 exec ./$NAME -l 127.0.0.1:0"
-    ended "$pid"
-    ((status == 2))
-    logged 'cannot listen on inherited fd 3: '
-}
-
-@test "sockets that were meant for another process are left alone" {
+@test "leaves sockets alone that were meant for another process" {
     for listen_pid in 1 '' x "$$ " 0; do
         LISTEN_PID=$listen_pid LISTEN_FDS=1 LISTEN_FDNAMES=web start_server
         logged "\[$pid]: listening on 127\.0\.0\.1:$port, version"
@@ -540,7 +513,7 @@ environment() {
 
 # ---- the unit files ----
 
-# verified UNIT...: systemd finds nothing to say about UNITs, as they are in the test's folder.
+# verified UNIT...: systemd finds nothing wrong with UNITs, as they are in the test's folder.
 verified() {
     local unit said
     for unit; do
@@ -564,7 +537,7 @@ verified() {
     run ! verified "$NAME.service"
 }
 
-@test "the template differs from the service only in what makes several of it one" {
+@test "the template differs from the service only where several instances must" {
     run diff "$units/$NAME.service" "$units/$NAME@.service"
     diff <(grep '^[<>]' <<<"$output") - <<'EOT'
 < Description=Web server that is replaced while it runs
@@ -591,35 +564,41 @@ run_command() {
     MAINPID=$(serving_pid) timeout "$patience" bash -c "${command#-}"
 }
 
+# start_named: starts the server with a pid file, and waits until it names it.
+start_named() {
+    pid_file=$BATS_TEST_TMPDIR/pid
+    start_server --pid-file "$pid_file"
+    wait_for named_in_file "$pid"
+}
+
+named_in_file() {
+    [[ $(<"$pid_file") == "$1" ]]
+}
+
 # The connection is open in the test only.
 stop_without_connection() {
     disconnect "$conn"
     run_command ExecStop
 }
 
-@test "the unit file's command to reload restarts, and the one to stop waits for the end" {
+@test "ExecReload= restarts, and ExecStop= waits for the end" {
     start_named
     run_command ExecReload
     succeeded "$pid"
     wait_gone "$pid"
     pid=$(serving_pid)
     named_in_file "$pid"
-    connect
-    send "$conn" "$HALF"
-    wait_for taken "$conn"
+    begin_request
     in_background stop_without_connection
     wait_log "\[$pid]: SIGTERM received"
     alive "$job"
-    send "$conn" "$REST"
-    receive "$conn"
-    [[ $code == 200 ]]
-    disconnect "$conn"
+    end_last_request "$half"
     ended "$job"
     ((status == 0))
     gone "$pid"
 }
 
-@test "the unit file's command to reload ends as soon as the outcome is known" {
+@test "ExecReload= ends as soon as the outcome is known" {
     start_named
     # The ready timeout is ten minutes.
     successor_script 'exit 3'
@@ -630,14 +609,14 @@ stop_without_connection() {
     in_background run_command ExecReload
     sleep 0.5
     alive "$job"
-    : >"$BATS_TEST_TMPDIR/go"
+    go_on
     ended "$job"
     ((status == 0))
     named_in_file "$(serving_pid)"
     succeeded "$pid"
 }
 
-@test "the unit file's command to reload fails if the server ends meanwhile" {
+@test "ExecReload= fails if the server ends meanwhile" {
     for signal in KILL TERM; do
         start_named
         successor_script ': >started; exec sleep 60'
@@ -678,18 +657,16 @@ live_a_life() {
     serves
     rm "$BATS_TEST_TMPDIR/${NAME}1"
     fail_restart
-    connect
-    send "$conn" "$HALF"
-    wait_for taken "$conn"
+    begin_request
     pid=$(serving_pid)
     kill -TERM "$pid"
-    send "$conn" "$REST"
-    receive "$conn"
-    disconnect "$conn"
+    send "$half" "$REST"
+    receive "$half"
+    disconnect "$half"
     wait_gone "$pid"
 }
 
-@test "the unit files' restrictions forbid nothing that the server does in its life" {
+@test "the unit files' restrictions forbid nothing that the server does" {
     needs systemd-analyze
     live_a_life
     local unit=$units/$NAME.service
@@ -702,325 +679,4 @@ live_a_life() {
         "$BATS_TEST_TMPDIR/families"
     # MemoryDenyWriteExecute
     run ! grep -E 'PROT_WRITE\|PROT_EXEC' "$calls"
-}
-
-# ---- the pid file ----
-
-# The file as a whole: one line of digits.
-pid_in_file() {
-    local line
-    IFS= read -r line <"$pid_file" && [[ $line =~ ^[1-9][0-9]*$ ]] &&
-        (($(wc -c <"$pid_file") == ${#line} + 1)) && echo "$line"
-}
-
-named_in_file() {
-    [[ $(pid_in_file) == "$1" ]]
-}
-
-# start_named [OPTIONS...]: starts the server with a pid file, and waits until it names it.
-start_named() {
-    pid_file=$BATS_TEST_TMPDIR/pid
-    start_server --pid-file "$pid_file" "$@"
-    wait_for named_in_file "$pid"
-}
-
-# start_slowly: starts a successor that does nothing until the file go is there.
-start_slowly() {
-    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
-    kill -USR1 "$pid"
-    wait_for test -e "$BATS_TEST_TMPDIR/started"
-}
-
-# start_unheard: starts a successor that has claimed the listener, and whose predecessor is stopped
-# and does not know. Sets successor.
-start_unheard() {
-    start_slowly
-    kill -STOP "$pid"
-    : >"$BATS_TEST_TMPDIR/go"
-    wait_for succeeded "$pid"
-    successor=$(serving_pid)
-}
-
-# holders: the processes that hold the listening socket at $port.
-holders() {
-    local inode
-    inode=$(awk -v port=":$(printf '%04X' "$port")" \
-        '$4 == "0A" && substr($2, 9) == port { print $10 }' /proc/net/tcp)
-    find /proc/[0-9]*/fd -lname "socket:\[$inode]" 2>/dev/null | cut -d / -f 3 | sort -u
-}
-
-# held_by PID: whether it alone does: the old process closes the socket when it has handed over,
-# which may be after its successor has written the pid file.
-held_by() {
-    [[ $(holders) == "$1" ]]
-}
-
-@test "the pid file names the process that owns the listener, restart after restart" {
-    start_named
-    [[ $(stat -c %a "$pid_file") == 644 ]]
-    for _ in 1 2 3; do
-        restart_server
-        wait_for named_in_file "$pid"
-        wait_for held_by "$pid"
-        wait_gone "$old"
-        named_in_file "$pid"
-    done
-    [[ $(echo "$pid_file"*) == "$pid_file" ]]
-}
-
-@test "the pid file names the old process until its successor claims the listener" {
-    start_named
-    start_slowly
-    named_in_file "$pid"
-    kill -STOP "$pid"
-    : >"$BATS_TEST_TMPDIR/go"
-    wait_for succeeded "$pid"
-    successor=$(serving_pid)
-    named_in_file "$successor"
-    kill -CONT "$pid"
-    wait_for held_by "$successor"
-    named_in_file "$successor"
-}
-
-@test "a process whose restart has failed writes the pid file anew" {
-    start_named --ready-timeout 1
-    for script in 'exit 3' 'exec sleep 60' ''; do
-        before=$(stat -c %i "$pid_file")
-        successor_script "$script"
-        [[ -n $script ]] || rm "$BATS_TEST_TMPDIR/${NAME}1"
-        fail_restart
-        [[ $(stat -c %i "$pid_file") != "$before" ]]
-        named_in_file "$pid"
-    done
-    [[ $(echo "$pid_file"*) == "$pid_file" ]]
-}
-
-@test "a process whose successor crashed before it heard from it writes the pid file anew" {
-    start_named
-    start_unheard
-    kill -KILL "$successor"
-    wait_gone "$successor"
-    kill -CONT "$pid"
-    wait_log "restart failed: successor $successor was ended by signal 9"
-    wait_for named_in_file "$pid"
-    [[ $(holders) == "$pid" ]]
-    serves
-}
-
-@test "a successor whose predecessor is killed names itself in the pid file" {
-    for start in start_slowly start_unheard; do
-        start_named
-        "$start"
-        kill -KILL "$pid"
-        : >"$BATS_TEST_TMPDIR/go"
-        wait_for succeeded "$pid"
-        successor=$(serving_pid)
-        wait_for named_in_file "$successor"
-        [[ $(holders) == "$successor" ]]
-        mend_successor
-        restart_server
-        wait_for named_in_file "$pid"
-        serves
-        kill -TERM "$pid"
-        wait_gone "$pid"
-        rm "$BATS_TEST_TMPDIR/started" "$BATS_TEST_TMPDIR/go"
-    done
-}
-
-# take_over: runs the script that the README shows. Sets said. Fails if it does not end.
-take_over() {
-    local script
-    script=$(sed -n '/^    old=/,/^$/p' "$BATS_TEST_DIRNAME/../README.md")
-    said=$(PID_FILE=$pid_file timeout "$patience" bash -c "$script" 2>&1)
-}
-
-@test "the script that the README shows tells whether a new process took over" {
-    start_named
-    take_over
-    [[ -z $said ]]
-    succeeded "$pid"
-    pid=$(serving_pid)
-    successor_script 'exit 3'
-    take_over
-    [[ $said == *failed* ]]
-    named_in_file "$pid"
-    mend_successor
-    take_over
-    [[ -z $said ]]
-    succeeded "$pid"
-}
-
-@test "the script that the README shows ends, though the pid file is written twice at once" {
-    start_named --rollback-timeout 600
-    # The file system may give the second file the number of the first one.
-    successor_script 'echo $$ >new; mv new pid; printf R2 >&"${RESTART_CHANNEL#*:}"; kill -KILL $$'
-    for _ in {1..5}; do
-        take_over
-        wait_for named_in_file "$pid"
-    done
-}
-
-# watch_pid_file: reads it as fast as it can, until there is a file named enough. Writes a line to
-# wrong whenever it was no whole pid, or that of no process that lives, and counts in looks.
-watch_pid_file() {
-    local line again looks=0
-    while [[ ! -e $BATS_TEST_TMPDIR/enough ]]; do
-        looks=$((looks + 1))
-        if ! IFS= read -r line <"$pid_file" || [[ ! $line =~ ^[1-9][0-9]*$ ]]; then
-            echo "look $looks: not whole: '$line'"
-        elif gone "$line" && IFS= read -r again <"$pid_file" && [[ $again == "$line" ]]; then
-            echo "look $looks: $line has ended"
-        fi
-    done >"$BATS_TEST_TMPDIR/wrong" 2>&1
-    echo "$looks" >"$BATS_TEST_TMPDIR/looks"
-}
-
-@test "the pid file is a whole one of a process that serves, whenever one looks" {
-    start_named
-    in_background watch_pid_file
-    for _ in {1..30}; do
-        restart_server
-    done
-    : >"$BATS_TEST_TMPDIR/enough"
-    wait "$job"
-    echo "looks: $(<"$BATS_TEST_TMPDIR/looks")"
-    cat "$BATS_TEST_TMPDIR/wrong"
-    [[ ! -s $BATS_TEST_TMPDIR/wrong ]]
-    (($(<"$BATS_TEST_TMPDIR/looks") > 100))
-}
-
-@test "the pid file is removed at the end by the process that it names" {
-    start_named
-    kill -TERM "$pid"
-    ended "$pid"
-    [[ ! -e $pid_file ]]
-    start_named
-    restart_server
-    wait_gone "$old"
-    wait_for named_in_file "$pid"
-    kill -INT "$pid"
-    wait_gone "$pid"
-    [[ ! -e $pid_file ]]
-    start_named
-    connect
-    send "$conn" "$HALF"
-    wait_for taken "$conn"
-    kill -TERM "$pid"
-    wait_log "\[$pid]: SIGTERM received"
-    kill -TERM "$pid"
-    ended "$pid"
-    ((status == 1))
-    [[ ! -e $pid_file ]]
-}
-
-@test "the pid file is removed by no process but the one that it names" {
-    start_named
-    echo $$ >"$pid_file"
-    kill -TERM "$pid"
-    ended "$pid"
-    ((status == 0))
-    [[ $(<"$pid_file") == "$$" ]]
-    start_named
-    rm "$pid_file"
-    kill -TERM "$pid"
-    ended "$pid"
-    ((status == 0))
-}
-
-# refused WHY: the server does not start with $pid_file, and says why in one line.
-refused() {
-    run -1 bash -c "cd '$BATS_TEST_TMPDIR'; ${limit:-} exec ./$NAME -l 127.0.0.1:0 -p '$pid_file'" 3>&-
-    [[ $output =~ ^$NAME\[[0-9]+\]:\ cannot\ write\ pid\ file\ $pid_file:\ $1$ ]]
-}
-
-@test "a pid file that cannot be written is a clear error at the start, status 1" {
-    pid_file=$BATS_TEST_TMPDIR/missing/pid refused 'No such file or directory'
-    pid_file=/dev/full/pid refused 'Not a directory'
-    limit='ulimit -f 0;' pid_file=pid refused 'File too large'
-    [[ -z $(find "$BATS_TEST_TMPDIR" -name 'pid*') ]]
-}
-
-@test "what is not a regular file is not taken for a pid file, and not replaced" {
-    echo text >"$BATS_TEST_TMPDIR/target"
-    mkdir "$BATS_TEST_TMPDIR/folder"
-    mkfifo "$BATS_TEST_TMPDIR/fifo"
-    ln -s target "$BATS_TEST_TMPDIR/link"
-    ln -s missing "$BATS_TEST_TMPDIR/dangling"
-    mknod "$BATS_TEST_TMPDIR/device" c 1 3 2>/dev/null || echo 'without a device: not permitted'
-    before=$(cd "$BATS_TEST_TMPDIR" && stat -c '%n %i' ./*)
-    for pid_file in folder fifo link dangling device; do
-        [[ ! -e $BATS_TEST_TMPDIR/$pid_file && ! -L $BATS_TEST_TMPDIR/$pid_file ]] ||
-            refused 'it is not a regular file'
-    done
-    [[ $(cd "$BATS_TEST_TMPDIR" && stat -c '%n %i' ./*) == "$before" ]]
-    [[ $(<"$BATS_TEST_TMPDIR/target") == text ]]
-}
-
-# start_in_folder: starts the server with a pid file in a folder that can be removed.
-start_in_folder() {
-    mkdir "$BATS_TEST_TMPDIR/run"
-    pid_file=$BATS_TEST_TMPDIR/run/pid
-    start_server -p "$pid_file"
-    wait_for named_in_file "$pid"
-}
-
-@test "a successor that cannot write the pid file has failed" {
-    start_in_folder
-    rm -r "$BATS_TEST_TMPDIR/run"
-    fail_restart
-    logged "${NAME}1\[[0-9]+]: cannot write pid file $pid_file: No such file or directory"
-    logged "\[$pid]: restart failed: successor [0-9]+ exited with status 1"
-    serves
-    mkdir "$BATS_TEST_TMPDIR/run"
-    # The old process, which tries again each second, leaves the file to its successor meanwhile.
-    start_slowly
-    sleep 1.5
-    : >"$BATS_TEST_TMPDIR/go"
-    wait_for succeeded "$pid"
-    wait_for named_in_file "$(serving_pid)"
-    wait_gone "$pid"
-}
-
-@test "a successor without a predecessor serves, and tries again to write the pid file" {
-    start_in_folder
-    start_slowly
-    kill -KILL "$pid"
-    rm -r "$BATS_TEST_TMPDIR/run"
-    : >"$BATS_TEST_TMPDIR/go"
-    wait_for succeeded "$pid"
-    pid=$(serving_pid)
-    serves
-    sleep 2.5
-    (($(count_log "cannot write pid file $pid_file: No such file or directory") == 1))
-    mkdir "$BATS_TEST_TMPDIR/run"
-    wait_for named_in_file "$pid"
-}
-
-# ---- the log ----
-
-@test "a log file at its size limit harms nothing" {
-    start_command bash -c "ulimit -f 0; exec ./$NAME -l 127.0.0.1:0 --drain-timeout 600"
-    wait_for serves_at_all
-    connect
-    ask "$conn"
-    old=$pid
-    kill -USR1 "$old"
-    wait_gone "$old"
-    pid=$(holder_of_port)
-    ask "$conn"
-    serves
-    send "$conn" "$HALF"
-    wait_for taken "$conn"
-    kill -TERM "$pid"
-    wait_for refuses
-    send "$conn" "$REST"
-    receive "$conn"
-    [[ $code == 200 ]]
-    disconnect "$conn"
-    wait_gone "$pid"
-    [[ ! -s $log ]]
-}
-
-refuses() {
-    [[ -z $(holder_of_port) ]]
 }

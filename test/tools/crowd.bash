@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: 0BSD
-# shellcheck disable=SC2034,SC2154 # what functions set is for the tests; helper.bash sets the rest
-# What the bats files about corners share: groups of connections that do the same (build/crowd).
+# shellcheck disable=SC2034,SC2153,SC2154 # what functions set is for the tests; helper.bash sets the rest
+# What the bats files about rare moments share: groups of connections that do the same (build/crowd),
+# system calls that fail, and processes that are held at a certain moment of a restart.
 
 # crowd NAME [OPTIONS] COUNT WHERE...: opens a crowd, see test/tools/crowd.c. Sets crowd_port.
 crowd() {
@@ -99,4 +100,88 @@ clock() {
 # is_past MS: whether the clock shows MS or more.
 is_past() {
     (($(clock) >= $1))
+}
+
+# ---- processes held at a certain moment ----
+
+# start_traced CALLS [INJECTION]: restarts process $pid; strace watches the successor from its
+# execution on: CALLS are in the file trace. Sets successor and tracer.
+start_traced() {
+    rm -f "$BATS_TEST_TMPDIR/successor"
+    successor_script 'echo $$ >successor; kill -STOP $$; become "$@"'
+    kill -USR1 "$pid"
+    wait_for test -s "$BATS_TEST_TMPDIR/successor"
+    successor=$(<"$BATS_TEST_TMPDIR/successor")
+    wait_for stopped "$successor"
+    mend_successor
+    in_background strace -qq -o "$BATS_TEST_TMPDIR/trace" -e "trace=$1" ${2:+-e "inject=$2"} \
+        -p "$successor"
+    tracer=$job
+    wait_for traced "$successor"
+    kill -CONT "$successor"
+}
+
+# hold_at CALL: restarts process $pid; the successor is stopped after its first CALL. At epoll_wait
+# it has set itself up and has claimed nothing; at rename it has written the pid file, and has not
+# reported its claim. Sets successor.
+hold_at() {
+    start_traced "$1" "$1:signal=SIGSTOP:when=1"
+    wait_for says "$BATS_TEST_TMPDIR/trace" '^--- SIGSTOP '
+    mended
+    wait_for stopped "$successor"
+}
+
+# hold_execution: restarts process $pid; strace holds the child before its execution, until mended.
+# Sets old and successor.
+hold_execution() {
+    in_trouble -f execve delay_enter=60000000
+    old=$pid
+    kill -USR1 "$old"
+    wait_for in_old_program "$old"
+    successor=$(children "$old")
+}
+
+# in_old_program PID: whether PID has a child that has not been executed yet.
+in_old_program() {
+    local child
+    child=$(children "$1")
+    [[ -n $child && "/proc/$child/exe" -ef "$BATS_TEST_TMPDIR/$NAME" ]]
+}
+
+# hold_hand_over: restarts process $pid; the successor has claimed the listener, and is stopped while
+# the old process hands over to it. Sets old and pid.
+hold_hand_over() {
+    claim_unread
+    serves
+    stop "$pid"
+    kill -CONT "$old"
+    wait_log "\[$old]: handed over"
+    wait_for channel_is_full
+}
+
+# Whether the old process has filled the channel to its successor, which is stopped.
+channel_is_full() {
+    local before
+    before=$(descriptors "$old")
+    pause 100
+    (($(descriptors "$old") == before))
+}
+
+# Sets served to those of the test's connections, conns, that are answered while the successor is
+# stopped, and waiting to those that are not: they are in the channel, which holds a handful. Each of
+# these has sent a request.
+sort_connections() {
+    local fd
+    served=() waiting=()
+    for fd in "${conns[@]}"; do
+        if holds "$old" "$fd"; then
+            ask "$fd"
+            served+=("$fd")
+        else
+            send "$fd" "$WHOLE"
+            waiting+=("$fd")
+        fi
+    done
+    echo "${#served[@]} are served, ${#waiting[@]} wait"
+    ((${#waiting[@]} > 0 && ${#waiting[@]} <= 25 && ${#served[@]} > 0))
 }

@@ -430,9 +430,19 @@ find_children() {
     { read -ra pids <"/proc/$1/task/$1/children"; } 2>/dev/null || true
 }
 
+# ended_child PID: whether it has a child that has ended and waits to be reaped.
+ended_child() {
+    [[ $(ps -o stat= --ppid "$1") == Z* ]]
+}
+
 # traced PID: whether strace has it.
 traced() {
     says "/proc/$1/status" '^TracerPid:\s+[1-9]'
+}
+
+# Whether the server is built with AddressSanitizer, which keeps freed memory for a while.
+is_checked() {
+    grep -q __asan_init "$SERVER_DIR/$NAME"
 }
 
 # resident PID: its resident memory, in KiB.
@@ -592,6 +602,28 @@ ask() {
     send "$1" "$WHOLE" && answered "$1"
 }
 
+# ask_many FD...: asks over all of them at once: the right answers come, and leave them open.
+ask_many() {
+    local fd text length
+    # Each answer is as long as the first.
+    send "$1" "$WHOLE"
+    answered "$1"
+    length=$((${#header} + $(wc -l <<<"$header") + 1 + ${#body}))
+    {
+        for fd; do
+            # shellcheck disable=SC2059 # escapes, and nothing else
+            printf "$WHOLE" >&"$fd"
+        done
+        # Without a timeout of its own: read -t cannot do with a descriptor above 1023.
+        for fd; do
+            IFS= read -r -u "$fd" -N "$length" text || exit
+            [[ $text == 'HTTP/1.1 200 '*'Hello, World!' && ${text,,} != *'connection:'* ]] || exit
+        done
+    } &
+    ended $!
+    ((status == 0))
+}
+
 # answered FD: the right answer comes over FD, and leaves it open.
 answered() {
     receive "$1" && [[ $code == 200 && $body == 'Hello, World!' ]] && ! announces_close
@@ -652,6 +684,18 @@ server_end() {
     done < <(exec ss -Htne "sport = :$port or dport = :$port")
     [[ -n $client && -n ${ends[$client]-} ]] || return 1
     read -r inode unread unsent <<<"${ends[$client]}"
+}
+
+# client_state FD: the state of the test's end of its connection FD, as ss names it.
+client_state() {
+    local ours
+    ours=$(readlink "/proc/self/fd/$1" | tr -dc '0-9')
+    ss -Htne "dport = :$port" | awk -v ino="ino:$ours" '{ for (i = 6; i <= NF; i++) if ($i == ino) print $1 }'
+}
+
+# server_has_closed FD: whether the server's FIN has come over the connection FD.
+server_has_closed() {
+    [[ $(client_state "$1") == CLOSE-WAIT ]]
 }
 
 # holds PID FD: whether process PID holds the server's end of the test's connection FD.
