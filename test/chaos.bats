@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# Random things at random times: chaos.sh says which, and how to repeat them.
+# Random events at random times: soak/chaos.sh says which, and how to repeat them.
 # shellcheck disable=SC2034,SC2154 # helper.bash sets and uses them
 
 load tools/helper

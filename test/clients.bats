@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# Clients that others wrote do not notice a restart.
+# curl, ab and h2load do not notice restarts.
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
 bats_require_minimum_version 1.5.0
@@ -17,7 +17,7 @@ restart_while() {
     echo "$restarts restarts"
 }
 
-# client COMMAND...: runs COMMAND while the server is restarted; what it says goes to the file said.
+# client COMMAND...: runs COMMAND while the server is restarted; its output goes to the file said.
 # Sets status.
 client() {
     command -v "$1" >/dev/null || skip "needs $1"
@@ -30,61 +30,46 @@ client() {
     ((restarts > 0))
 }
 
-# curl_over_and_over COUNT OPTIONS...: asks COUNT times, 50 times a second, and says of each answer
-# its status, the number of connections opened for it, the version, and the body.
+# curl_over_and_over COUNT OPTIONS...: asks COUNT times, 50 times a second, and prints of each answer
+# the body, the status, the number of connections opened for it, and the version.
 curl_over_and_over() {
     curl -q -sS --noproxy '*' --rate 50/s -w ' %{http_code} %{num_connects} %{http_version}\n' \
         "${@:2}" "http://127.0.0.1:$port/?[1-$1]"
 }
 
-# different_answers: what curl said, each line once, behind the number of times it said it.
+# different_answers: what curl printed, each line once, after the number of times.
 different_answers() {
     sort "$said" | uniq -c | sed -E 's/^ +//'
 }
 
-@test "curl keeps its connection over several URLs and over restarts" {
+@test "curl gets each answer over restarts, and keeps its connection where it can" {
     start_server
-    client curl_over_and_over 100 --http1.1
-    diff <(different_answers) - <<<'99 Hello, World! 200 0 1.1
-1 Hello, World! 200 1 1.1'
+    # The options; the connections that are opened and kept; each answer.
+    for case in '--http1.1|1 99|Hello, World! 200' \
+        '--http1.0 -H Connection:keep-alive|1 49|Hello, World! 200' \
+        '--http1.0|50 0|Hello, World! 200' '-d text|50 0|Method not allowed 405'; do
+        IFS='|' read -r options counts answer <<<"$case"
+        read -r opened kept <<<"$counts"
+        # shellcheck disable=SC2086 # words
+        client curl_over_and_over $((opened + kept)) $options
+        diff <(different_answers) - < <(
+            ((kept == 0)) || echo "$kept $answer 0 1.1"
+            echo "$opened $answer 1 1.1"
+        )
+    done
 }
 
-@test "curl keeps its connection with HTTP/1.0, too, where it asks for that" {
+@test "ab sees no request fail over restarts, with keep-alive and without" {
     start_server
-    client curl_over_and_over 50 --http1.0 -H 'Connection: keep-alive'
-    diff <(different_answers) - <<<'49 Hello, World! 200 0 1.1
-1 Hello, World! 200 1 1.1'
-}
-
-@test "curl with HTTP/1.0 and a connection for each URL gets each answer" {
-    start_server
-    client curl_over_and_over 50 --http1.0
-    diff <(different_answers) - <<<'50 Hello, World! 200 1 1.1'
-}
-
-@test "curl posting over restarts gets each answer" {
-    start_server
-    client curl_over_and_over 50 -d text
-    diff <(different_answers) - <<<'50 Method not allowed 405 1 1.1'
-}
-
-@test "ab with keep-alive sees no request fail over restarts" {
-    start_server
-    client ab -q -k -c 8 -t 3 -n 10000000 "http://127.0.0.1:$port/"
-    answered=$(sed -nE 's/^Complete requests: +//p' "$said")
-    ((answered > 10))
-    grep -Eqx 'Failed requests: +0' "$said"
-    grep -Eqx "Keep-Alive requests: +$answered" "$said"
-    run ! grep -E 'Non-2xx|apr_' "$said"
-}
-
-@test "ab with a connection for each request sees none fail over restarts" {
-    start_server
-    client ab -q -c 8 -t 2 -n 10000000 "http://127.0.0.1:$port/"
-    answered=$(sed -nE 's/^Complete requests: +//p' "$said")
-    ((answered > 10))
-    grep -Eqx 'Failed requests: +0' "$said"
-    run ! grep -E 'Non-2xx|apr_' "$said"
+    for keep in -k ''; do
+        # shellcheck disable=SC2086 # none, or an option
+        client ab -q $keep -c 8 -t 3 -n 10000000 "http://127.0.0.1:$port/"
+        answered=$(sed -nE 's/^Complete requests: +//p' "$said")
+        ((answered > 10))
+        grep -Eqx 'Failed requests: +0' "$said"
+        [[ -z $keep ]] || grep -Eqx "Keep-Alive requests: +$answered" "$said"
+        run ! grep -E 'Non-2xx|apr_' "$said"
+    done
 }
 
 @test "h2load, pipelining, sees no request fail over restarts" {

@@ -1,14 +1,16 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# Each system call that a restart makes fails once: no client notices, and the next restart works.
+# System calls fail. Each one that a restart makes fails once: no client notices, and the next restart
+# works. Others fail for a while, or for good.
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
 load tools/helper
+load tools/crowd
 
 NEVER=60000 # times that no call is made
 
 # The calls of a restart, and the errors that the kernel may return for them. A ? stands before a
-# call that not every machine has. Those of clients' connections are not among them.
+# call that not every machine has. Calls for clients' connections are not among them.
 errors=(
     'accept4                                EMFILE ENFILE ENOMEM ECONNABORTED EINTR EPERM EPROTO'
     '?clone,?clone3,?fork,?vfork            EAGAIN ENOMEM'
@@ -53,8 +55,8 @@ setup() {
     install_server "$at/a"
 }
 
-# Makes two folders, in each of which one program is real and the other leads to the other folder,
-# where it goes on under strace if the file fault says what fails.
+# Makes two folders. In each, one program is real, and the other one executes that of the other
+# folder, under strace if the file fault says which call fails.
 install_wrappers() {
     mkdir "$at/b"
     mv "$at/a/${NAME}1" "$at/b"
@@ -151,7 +153,7 @@ may_be_lost() {
     says "$at/trace" 'EPOLL_CTL_ADD.*EPOLLRDHUP.*INJECTED'
 }
 
-# Ends strace, which has $pid or its successor, if that has not ended.
+# Ends strace, which traces $pid or its successor, if that has not ended.
 end_tracing() {
     local tracer
     if [[ -n $job ]]; then
@@ -254,4 +256,69 @@ count_child_calls() {
         echo "$call"
         [[ $known == *" $call "* ]]
     done < <(sed -nE 's/^[0-9]+ +([a-z0-9_]+)\(.*/\1/p' "$at/trace" | sort -u)
+}
+
+# ---- errors of accept ----
+
+# start_without_accept WHICH ERROR: starts a server whose calls of accept4 fail with ERROR, those that
+# WHICH names, as strace does. Sets calls, a file with a line for each.
+start_without_accept() {
+    calls=$BATS_TEST_TMPDIR/calls
+    # As a grandchild (-D), strace leaves the server to be the process that was started.
+    start_command strace -D -qq -o "$calls" -e trace=accept4 -e "inject=accept4:error=$2:when=$1" \
+        "a/$NAME" -l 127.0.0.1:0 "${PATIENT[@]}"
+    wait_listening
+}
+
+@test "no error of accept ends the server, and the clients that wait are served afterwards" {
+    for error in ECONNABORTED EMFILE ENFILE ENOMEM ENOBUFS EPERM EPROTO ENETDOWN EHOSTUNREACH; do
+        start_without_accept 1..3 "$error"
+        serves
+        (($(grep -c INJECTED "$calls") == 3))
+        alive "$pid"
+        kill "$pid"
+        wait_gone "$pid"
+    done
+}
+
+@test "while accept fails, the server does not spin, and serves the clients that it has" {
+    for error in EMFILE ENFILE ENOMEM EPERM; do
+        start_without_accept 4+ "$error"
+        begun=$SECONDS
+        begin_request
+        connect_many 3
+        wait_for says "$calls" INJECTED
+        does_not_spin "$pid"
+        end_request "$half"
+        # Ten a second, and some.
+        (($(grep -c INJECTED "$calls") <= (SECONDS - begun + 2) * 20))
+        kill "$pid"
+        wait_gone "$pid"
+    done
+}
+
+# ---- missing system calls ----
+
+@test "a successor inherits no descriptor even where close_range(2) is missing or forbidden" {
+    install_server "$at"
+    exec 9</dev/null
+    start_server
+    exec 9<&-
+    [[ -e /proc/$pid/fd/9 ]]
+    extra=1
+    for error in ENOSYS EPERM; do
+        connect
+        ask "$conn"
+        before=$(descriptors "$pid")
+        in_trouble -f close_range "error=$error"
+        restart_server
+        wait_gone "$old"
+        mended
+        injected
+        ask "$conn"
+        # The first process was given one that its successor is not.
+        wait_for has_descriptors "$pid" $((before - extra))
+        extra=0
+        disconnect "$conn"
+    done
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# The load tool tells apart what servers do to its clients.
+# The load tool counts what servers do to its clients.
 # shellcheck disable=SC2030,SC2031,SC2034,SC2153,SC2154 # a test is a subshell; helper.bash's
 
 load tools/helper
@@ -23,7 +23,7 @@ hammer() {
     output=${output##*total}
 }
 
-@test "an echo server that sends back what it gets satisfies every client" {
+@test "counts no error of an echo server that sends back what it gets" {
     start_socat PIPE
     hammer --echo
     ((status == 0))
@@ -32,14 +32,14 @@ hammer() {
     ((status == 0))
 }
 
-@test "an echo that differs in one byte is wrong" {
+@test "counts an echo that differs in one byte as wrong" {
     start_socat 'EXEC:sed -u s/5/6/'
     hammer --echo
     ((status == 1))
     [[ $output == *' answered='[1-9]*' wrong='[1-9]* ]]
 }
 
-@test "a message that does not come back whole has failed" {
+@test "counts a message that does not come back whole as failed" {
     start_socat 'SYSTEM:head -c 64; head -c 32'
     hammer --echo
     ((status == 1))
@@ -50,7 +50,7 @@ hammer() {
     [[ $output == *' answered=0 failed='[1-9]*' wrong=0 '* ]]
 }
 
-@test "an idle connection that an echo server closes is counted, and so is a server that is gone" {
+@test "counts idle connections that an echo server closes, and refused connections" {
     start_socat PIPE -T 1
     hammer --echo -k 0 -p 0 -c 0 -s 0 --think 3000 -d 4.5
     ((status == 1))
@@ -61,14 +61,14 @@ hammer() {
     [[ $output == *' answered=0 failed=0 refused='[1-9]* ]]
 }
 
-@test "a connection that an echo server leaves open behind its client's end is wrong" {
+@test "counts a connection that an echo server leaves open after its client's end as wrong" {
     start_socat 'SYSTEM:cat; sleep 30' -t 50
     hammer --echo -k 0 -t 0 -p 0 -s 0 -i 0 --deadline 5
     ((status == 1))
     [[ $output == *' answered='[1-9]*' failed=0 '*' wrong='[1-9]* ]]
 }
 
-@test "path, status and body of the right answer are options" {
+@test "the path, status and body of the right answer are options" {
     install_server "$BATS_TEST_TMPDIR"
     start_server
     hammer
@@ -82,7 +82,7 @@ hammer() {
     done
 }
 
-@test "a line of progress tells what was answered, each other count and the longest latency" {
+@test "prints lines of progress with each count and the longest latency" {
     install_server "$BATS_TEST_TMPDIR"
     start_server
     hammer --progress 100 >"$BATS_TEST_TMPDIR/answered"
@@ -92,7 +92,7 @@ hammer() {
     grep -E '^progress [0-9]+ 0 0 [1-9][0-9]* 0 0 0 0\.000$' "$BATS_TEST_TMPDIR/refused"
 }
 
-@test "its help says what it does, and a number out of range ends it" {
+@test "prints its help, and rejects numbers out of range" {
     run "$BUILD_DIR/hammer" --help
     ((status == 0))
     [[ $output == *'--echo'*'Exit status: '* ]]

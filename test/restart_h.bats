@@ -1,6 +1,8 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# restart.[ch] in another server: the echo server of test/examples/echo.c.
+# restart.[ch] in other servers: the example examples/echo.c, one that forks and changes its
+# directory (tools/forker.c), and one whose library owns the sockets (examples/library.c). All of
+# them send back what they get.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
@@ -10,13 +12,17 @@ load tools/helper
 setup() {
     prepare
     hammer=$BATS_TEST_TMPDIR/hammer
-    cp "$BUILD_DIR/echo" "$BATS_TEST_TMPDIR/echo"
-    cp "$BUILD_DIR/echo" "$BATS_TEST_TMPDIR/echo1"
-    start_command ./echo 0
+}
+
+# run_server NAME [ARGUMENTS...]: starts a server of build/. Sets pid and port.
+run_server() {
+    cp "$BUILD_DIR/$1" "$BATS_TEST_TMPDIR/$1"
+    cp "$BUILD_DIR/$1" "$BATS_TEST_TMPDIR/${1}1"
+    start_command "./$1" "${@:2}"
     wait_listening
 }
 
-# replace: asks the server for a restart and waits until its successor listens. Sets old, pid.
+# replace: restarts the server. Sets old and pid.
 replace() {
     old=$pid
     kill -USR1 "$old"
@@ -24,12 +30,21 @@ replace() {
     pid=$(serving_pid)
 }
 
+# echoes FD [TEXT]: a line that is sent over the connection comes back.
+echoes() {
+    local line text=${2:-hello}
+    send "$1" "$text\n"
+    IFS= read -r -t "$patience" -u "$1" line && [[ $line == "$text" ]]
+}
+
 # Waits until the server that was started last is the only one.
 one_is_left() {
     wait_for programs_are "$pid"
 }
 
-# fail WHY: asks for a restart that fails, and waits until the server says so.
+# ---- the example ----
+
+# fail WHY: a restart fails, and the server logs why.
 fail() {
     local before
     before=$(count_log "\[$pid]: restart failed: $1")
@@ -70,7 +85,7 @@ mixed_load() {
     load_server -k 4 -t 4 -p 2 -c 2 -s 4 -i 50
 }
 
-# Ends the load: each message has come back, and no connection has been closed.
+# Ends the load. Each message has come back, and no connection was closed.
 load_ends() {
     kill -INT "$job"
     wait "$job" || {
@@ -79,62 +94,30 @@ load_ends() {
     }
 }
 
-# echoes FD TEXT: whether a line comes back over FD as it was sent.
-echoes() {
-    local line
-    echo "$2" >&"$1" && IFS= read -r -t "$patience" -u "$1" line && [[ $line == "$2" ]]
-}
-
-@test "the echo server sends back what it gets" {
-    connect
-    echoes "$conn" 'one line'
-    echoes "$conn" 'and another'
-}
-
-@test "the echo server listens on 127.0.0.1 alone, and at once after an earlier one has ended" {
-    [[ $(ss -Htln "sport = :$port") == *"127.0.0.1:$port "* ]]
-    connect
-    echoes "$conn" before
-    # The server closes first: its end of the connection is in TIME-WAIT then.
-    kill -TERM "$pid"
-    wait_gone "$pid"
-    start_command ./echo "$port"
-    wait_log "^echo\[$pid]: listening on 127\.0\.0\.1:$port$"
+@test "the echo server listens on 127.0.0.1 alone, and ends with status 0 on SIGTERM and SIGINT" {
+    run_server echo 0
+    for signal in TERM INT; do
+        [[ $(ss -Htln "sport = :$port") == *"127.0.0.1:$port "* ]]
+        connect
+        echoes "$conn" 'one line'
+        echoes "$conn" 'and another'
+        # The server closes first: its end of the connection is in TIME-WAIT then.
+        kill -"$signal" "$pid"
+        ended "$pid"
+        ((status == 0))
+        start_command ./echo "$port"
+        wait_log "^echo\[$pid]: listening on 127\.0\.0\.1:$port$"
+    done
     run ! grep -q 'cannot listen' "$log"
 }
 
-@test "SIGTERM and SIGINT end the echo server with status 0" {
-    connect
-    echoes "$conn" before
-    kill -TERM "$pid"
-    ended "$pid"
-    ((status == 0))
-    start_command ./echo 0
-    wait_listening
-    kill -INT "$pid"
-    ended "$pid"
-    ((status == 0))
-}
-
-@test "the echo server's log goes to standard error, a line for each thing that happens" {
-    connect
-    echoes "$conn" before
-    replace
-    wait_gone "$old"
-    [[ ! -s $log.out ]]
-    [[ $(grep -Evc "^echo1?\[($old|$pid)]: .+$" "$log") == 0 ]]
-    for said in 'SIGUSR1 received: restarting' "successor started: $pid \(\./echo1\)" \
-        "handed over to $pid" 'ended: 1 connections handed over, 0 finished here'; do
-        (($(count_log "^echo\[$old]: $said$") == 1))
-    done
-    logged "^echo1\[$pid]: listening on 127\.0\.0\.1:$port \(inherited fd [0-9]+\)$"
-}
-
-@test "the echo server is replaced, there and back, and its connections go along" {
+@test "the echo server is replaced, there and back, logs that, and its connections move along" {
+    run_server echo 0
     connect
     first=$conn
     echoes "$first" before
-    for name in echo1 echo echo1; do
+    before=''
+    for name in echo1 echo echo1 echo echo1 echo; do
         connect
         echoes "$conn" 'new here'
         replace
@@ -144,10 +127,24 @@ echoes() {
         echoes "$first" "after $name"
         echoes "$conn" "after $name"
         holds "$pid" "$first"
+        disconnect "$conn"
+        if [[ -z $before ]]; then
+            for line in 'SIGUSR1 received: restarting' "successor started: $pid \(\./echo1\)" \
+                "handed over to $pid" 'ended: 2 connections handed over, 0 finished here'; do
+                (($(count_log "^echo\[$old]: $line$") == 1))
+            done
+            logged "^echo1\[$pid]: listening on 127\.0\.0\.1:$port \(inherited fd [0-9]+\)$"
+            wait_for settled "$pid"
+            before=$(descriptors "$pid")
+        fi
+        wait_for has_descriptors "$pid" "$before"
     done
+    [[ ! -s $log.out ]]
+    [[ $(grep -Evc "^echo1?\[[0-9]+]: .+$" "$log") == 0 ]]
 }
 
-@test "successors that hang, crash, end or cannot be executed are noticed by no client of the echo server" {
+@test "no client of the echo server notices successors that hang, crash, end or cannot be executed" {
+    run_server echo 0
     mixed_load
     script 'exec sleep 300'
     fail 'successor [0-9]+ was not ready within 5 s and was killed'
@@ -169,23 +166,28 @@ echoes() {
     load_ends
 }
 
-@test "700 idle connections of the echo server go along in six chains of two restarts 1 ms apart" {
-    load_server -i 700
+@test "idle connections and a mixed load move along in chains of restarts 1 ms apart" {
+    run_server echo 0
+    load_server -k 4 -t 4 -p 2 -c 2 -s 4 -i 700
     for ((i = 0; i < 6; i++)); do
-        replace
-        sleep 0.001
-        replace
+        for ((j = 0; j < 2 + i % 4; j++)); do
+            replace
+            sleep 0.001
+        done
         one_is_left
     done
     load_ends
     grep -q 'idle.*answered=1400' "$hammer"
 }
 
-@test "the echo server waits for its predecessor, which hands over slowly, before it ends" {
+@test "a process whose predecessor hands over slowly waits for it before it ends" {
+    run_server echo 0
     load_server -i 700
-    in_background_too strace -qq -o /dev/null -e trace=sendmsg -e inject=sendmsg:delay_enter=2000 \
+    load=$job
+    in_background strace -qq -o /dev/null -e trace=sendmsg -e inject=sendmsg:delay_enter=2000 \
         -p "$pid"
     wait_for traced "$pid"
+    job=$load
     first=$pid
     replace
     replace
@@ -196,29 +198,98 @@ echoes() {
     grep -q 'idle.*answered=1400' "$hammer"
 }
 
-# As in_background, and job is what it was.
-in_background_too() {
-    "$@" 3>&- &
-}
+# ---- a server that forks ----
 
-@test "idle connections and a mixed load go along in chains of restarts at once" {
-    load_server -k 4 -t 4 -p 2 -c 2 -s 4 -i 300
-    for ((i = 0; i < 6; i++)); do
-        for ((j = 0; j < 5; j++)); do
-            replace
-        done
-        one_is_left
-    done
-    load_ends
-}
-
-@test "nothing piles up over restarts of the echo server" {
-    replace
-    one_is_left
-    before=$(descriptors "$pid")
-    for ((i = 0; i < 20; i++)); do
+@test "a server that changes its directory restarts under its relative name, over and over" {
+    run_server forker
+    [[ $(readlink "/proc/$pid/cwd") == / ]]
+    for ((i = 0; i < 3; i++)); do
         replace
-        one_is_left
+        [[ $(readlink "/proc/$pid/cwd") == / ]]
     done
-    wait_for has_descriptors "$pid" "$before"
+    connect
+    echoes "$conn"
+}
+
+@test "a forked child has the signal mask of the first process and none of the module's descriptors" {
+    run_server forker
+    connect
+    echoes "$conn"
+    replace
+    connect
+    echoes "$conn"
+    child=$(children "$pid")
+    [[ $(status_of "$child" SigBlk) == 0000000000000000 ]]
+    [[ $(status_of "$child" SigIgn) != *1000 ]] # SIGPIPE is 13
+    has_descriptors "$child" 4
+}
+
+@test "the children of a server continue to serve when their parent has been replaced" {
+    run_server forker
+    connect_many 5
+    for conn in "${conns[@]}"; do
+        echoes "$conn"
+    done
+    first=$pid
+    replace
+    wait_gone "$first"
+    for conn in "${conns[@]}"; do
+        echoes "$conn"
+    done
+}
+
+@test "a server that reaps the successor itself notices that it has failed, and serves on" {
+    run_server forker
+    printf '#!/bin/sh\nexit 7\n' >"$BATS_TEST_TMPDIR/forker1"
+    kill -USR1 "$pid"
+    wait_log "\[$pid]: restart failed: "
+    connect
+    echoes "$conn"
+    cp --remove-destination "$BUILD_DIR/forker" "$BATS_TEST_TMPDIR/forker1"
+    replace
+    echoes "$conn"
+}
+
+# ---- a library that owns the sockets ----
+
+@test "a library's connections are handed over, and the library closes its own descriptors" {
+    run_server library
+    connect_many 20
+    for conn in "${conns[@]}"; do
+        echoes "$conn"
+    done
+    for ((i = 0; i < 4; i++)); do
+        replace
+        wait_gone "$old"
+        logged "\[$old]: ended: 20 connections handed over, 0 finished here"
+        for conn in "${conns[@]}"; do
+            echoes "$conn"
+        done
+    done
+}
+
+@test "a library no longer sees a connection that has been handed over while another is busy" {
+    local rest
+    run_server library
+    connect_many 20
+    for conn in "${conns[@]}"; do
+        echoes "$conn"
+    done
+    connect
+    busy=$conn
+    send "$busy" 'half'
+    LC_ALL=C IFS= read -r -t "$patience" -u "$busy" -N 4 rest
+    replace
+    wait_log "\[$old]: handed over"
+    for conn in "${conns[@]}"; do
+        echoes "$conn"
+        wait_for not_held "$old" "$conn"
+    done
+    holds "$old" "$busy"
+    echoes "$busy"
+    wait_log "\[$old]: ended: 21 connections handed over, 0 finished here"
+}
+
+not_held() {
+    ! holds "$1" "$2"
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# The first process stays, and the server is replaced below it.
+# --supervise: the first process and its pid stay, and the server is replaced below it.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
@@ -21,7 +21,7 @@ has_child() {
     [[ -n $pid ]]
 }
 
-# hand_over: asks the first process for a restart, and waits until a successor owns the listener.
+# hand_over: sends SIGUSR1 to the first process, and waits until a successor owns the listener.
 # Sets old and pid.
 hand_over() {
     old=$pid
@@ -44,14 +44,6 @@ supervisor_ended() {
     programs_are
 }
 
-# holds_half: a client's request of which a part has arrived. Sets half.
-holds_half() {
-    connect
-    half=$conn
-    send "$half" "$HALF"
-    wait_for taken "$half"
-}
-
 # The rest comes, and the connection, whose server drains, ends.
 send_rest() {
     send "$half" "$REST"
@@ -60,7 +52,7 @@ send_rest() {
     disconnect "$half"
 }
 
-# serves_below COMMAND...: COMMAND becomes a first process, and the server below it alone has the
+# serves_below COMMAND...: COMMAND becomes a first process, and the server below it alone holds the
 # listener.
 serves_below() {
     start_command "$@"
@@ -71,7 +63,7 @@ serves_below() {
     [[ $(ss -Htlnp "sport = :$port" | grep -o 'pid=[0-9]*') == "pid=$pid" ]]
     only "$supervisor" "$pid"
     # It refuses connections as soon as it ends.
-    holds_half
+    begin_request
     kill -TERM "$supervisor"
     wait_for refuses
     send_rest
@@ -82,11 +74,7 @@ finds_port_below() {
     pid=$(children "$supervisor") && [[ -n $pid ]] && finds_port
 }
 
-refuses() {
-    [[ -z $(holder_of_port) ]]
-}
-
-@test "the first process does not serve: its child does, and has the listener alone" {
+@test "the first process does not serve: only its child holds the listener" {
     serves_below "./$NAME" --supervise -l 127.0.0.1:0 "${PATIENT[@]}"
 }
 
@@ -104,7 +92,7 @@ refuses() {
     done
 }
 
-@test "a server may open its listener first: the first process keeps nothing of it" {
+@test "the first process closes a listener that the server opened before" {
     cp "$BUILD_DIR/forker" "$BATS_TEST_TMPDIR/forker"
     cp "$BUILD_DIR/forker" "$BATS_TEST_TMPDIR/forker1"
     SUPERVISE=1 start_command ./forker
@@ -122,65 +110,52 @@ refuses() {
     supervisor_ended 0
 }
 
-@test "SIGUSR1 to the first process restarts the server, and its own pid stays" {
+@test "SIGUSR1 to the first process restarts the server below it with the same options" {
     start_supervised
     connect
     for ((i = 0; i < 3; i++)); do
         ask "$conn"
         hand_over
+        # The successor has no first process of its own.
         wait_for only "$supervisor" "$pid"
         ask "$conn"
         serves
     done
     [[ $(ps -o ppid= -p "$pid") -eq $supervisor ]]
-}
-
-@test "a successor is given the option, and has no first process of its own" {
-    start_supervised
-    hand_over
     mapfile -d '' -t argv <"/proc/$pid/cmdline"
     [[ ${argv[*]:0:${#argv[@]}-1} == \
         "./${NAME}1 --supervise -l 127.0.0.1:0 -p pid_file ${PATIENT[*]}" ]]
     [[ ${argv[-1]} =~ ^[0-9]+$ ]]
-    wait_for only "$supervisor" "$pid"
 }
 
-@test "100 restarts through the first process leave no zombie and no descriptor behind" {
+@test "under load, no client notices 50 restarts, and no zombie and no descriptor is left" {
     start_supervised
     wait_for settled "$supervisor"
     before=$(descriptors "$supervisor")
-    for ((i = 0; i < 100; i++)); do
-        hand_over
-    done
-    wait_for only "$supervisor" "$pid"
-    (($(descriptors "$supervisor") <= before))
-    (($(count_log 'restart failed') == 0))
-    serves
-}
-
-@test "under load, no client notices 20 restarts through the first process" {
-    start_supervised
     hammer=$BATS_TEST_TMPDIR/hammer
-    in_background "$BUILD_DIR/hammer" -d 300 --deadline 60 --pause 5 -k 4 -t 4 -p 2 -c 2 -s 2 -i 20 "127.0.0.1:$port" \
-        >"$hammer" 2>"$hammer.said"
+    in_background "$BUILD_DIR/hammer" -d 300 --deadline 60 --pause 5 -k 4 -t 4 -p 2 -c 2 -s 2 -i 20 \
+        "127.0.0.1:$port" >"$hammer" 2>"$hammer.said"
     wait_for says "$hammer.said" '^idle 20'
-    for ((i = 0; i < 20; i++)); do
+    for ((i = 0; i < 50; i++)); do
         hand_over
     done
     kill -INT "$job"
     wait "$job"
     cat "$hammer"
     wait_for only "$supervisor" "$pid"
+    (($(descriptors "$supervisor") <= before))
+    (($(count_log 'restart failed') == 0))
+    serves
 }
 
 # ---- its end ----
 
-@test "SIGTERM and SIGINT to the first process end the server gracefully, and it ends with status 0" {
+@test "SIGTERM and SIGINT to the first process end the server gracefully, and both with status 0" {
     for signal in TERM INT; do
         start_supervised
         hand_over
         wait_for only "$supervisor" "$pid"
-        holds_half
+        begin_request
         kill -"$signal" "$supervisor"
         wait_log "\[$pid]: SIG$signal received: ending gracefully"
         alive "$supervisor"
@@ -192,14 +167,14 @@ refuses() {
 
 @test "a second SIGTERM ends the server at once, and the first process with status 1" {
     start_supervised
-    holds_half
+    begin_request
     kill -TERM "$supervisor"
     wait_log "\[$pid]: SIGTERM received: ending gracefully"
     kill -TERM "$supervisor"
     supervisor_ended 1
 }
 
-@test "the first process says which signal ended the server, and ends with 128 and its number" {
+@test "the first process logs how a server ended that it did not end, and ends with its status" {
     ulimit -c 0
     for signal in 'SEGV 139 11 (Segmentation fault)' 'KILL 137 9 (Killed)' 'ABRT 134 6 (Aborted)'; do
         read -r signal code how <<<"${signal/(/\\(}"
@@ -212,9 +187,6 @@ refuses() {
             logged "\[$supervisor]: server $pid was ended by signal ${how/)/\\)}"
         done
     done
-}
-
-@test "the first process says so when the server ends that it has not told to" {
     start_supervised
     kill -TERM "$pid"
     supervisor_ended 0
@@ -225,9 +197,9 @@ refuses() {
     run ! logged "\[$supervisor]: server"
 }
 
-@test "a crash while its predecessor finishes requests is the first process's status, too" {
+@test "a crash while the predecessor finishes requests gives the first process its status, too" {
     start_supervised
-    holds_half
+    begin_request
     hand_over
     wait_for handed_on "$old"
     kill -SEGV "$pid"
@@ -236,7 +208,7 @@ refuses() {
     supervisor_ended 139
 }
 
-@test "a crash at the same time as the end of its predecessor is the first process's status, too" {
+@test "a crash at the same time as the end of the predecessor gives the first process its status, too" {
     for _ in {1..20}; do
         start_supervised --rollback-timeout 600
         hand_over
@@ -247,16 +219,14 @@ refuses() {
 
 @test "the status is that of the last owner, though another server crashed and another ends later" {
     start_supervised
-    holds_half
+    begin_request
     hand_over
     wait_for handed_on "$old"
     crashed=$pid
-    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
-    kill -USR1 "$crashed"
-    wait_for test -e "$BATS_TEST_TMPDIR/started"
+    start_slowly
     kill -SEGV "$crashed"
     wait_gone "$crashed"
-    : >"$BATS_TEST_TMPDIR/go"
+    go_on
     wait_for succeeded "$old"
     pid=$(serving_pid)
     kill -TERM "$supervisor"
@@ -266,7 +236,7 @@ refuses() {
     supervisor_ended 0
 }
 
-@test "the first process ends as a server does that cannot start" {
+@test "a server that cannot start ends the first process with its status" {
     start_supervised
     for ((i = 0; i < 2; i++)); do
         run ! "$BATS_TEST_TMPDIR/$NAME" --supervise -l "127.0.0.1:$port" 3>&-
@@ -296,7 +266,7 @@ all_end() {
     ulimit -c 0
     for signal in KILL QUIT HUP ALRM SEGV; do
         start_supervised --rollback-timeout 600
-        holds_half
+        begin_request
         first=$pid
         hand_over
         hand_over
@@ -307,7 +277,7 @@ all_end() {
 
 @test "the end of the first process ends servers that are stopped" {
     start_supervised
-    holds_half
+    begin_request
     hand_over
     kill -STOP "$old" "$pid"
     all_end KILL
@@ -324,7 +294,7 @@ all_end() {
     for state in starting draining alone; do
         rm -f "$BATS_TEST_TMPDIR/started"
         start_supervised
-        holds_half
+        begin_request
         successor_script "trap '' TERM INT HUP
             [[ $state == starting ]] || printf R1 >&\"\${RESTART_CHANNEL#*:}\"
             : >started; exec sleep 300"
@@ -343,14 +313,14 @@ all_end() {
 @test "65 servers that finish requests end with the first process" {
     start_supervised
     for ((i = 0; i < 65; i++)); do
-        holds_half
+        begin_request
         hand_over
     done
     (($(programs | wc -l) == 67))
     all_end KILL
 }
 
-@test "a user whose signal queue is full loses nothing" {
+@test "nothing is lost where the user's signal queue is full" {
     # start_supervised with RLIMIT_SIGPENDING
     start_command bash -c "ulimit -i 0; exec ./$NAME --supervise -l 127.0.0.1:0 -p pid_file ${PATIENT[*]}"
     supervisor=$pid
@@ -363,7 +333,7 @@ all_end() {
     all_end KILL
 }
 
-@test "a server that is killed right after it has forked is survived by its successor" {
+@test "the successor of a server that is killed right after it has forked serves" {
     start_supervised
     in_background strace -f -qq -o /dev/null -e trace=close_range \
         -e inject=close_range:delay_enter=1000000:when=1 -p "$pid"
@@ -387,7 +357,7 @@ has_successor() {
 
 # ---- orphans ----
 
-@test "what is orphaned to the first process is reaped" {
+@test "the first process reaps orphans" {
     start_supervised
     for ((i = 0; i < 3; i++)); do
         successor_script "(until [[ -e go$i ]]; do sleep 0.02; done; exit 7) & echo \$! >orphan"'
@@ -409,7 +379,7 @@ is_child_of_supervisor() {
     [[ $(ps -o ppid= -p "$1") -eq $supervisor ]]
 }
 
-@test "an orphan that lives on holds up neither the end nor its status" {
+@test "an orphan that lives on delays neither the end nor its status" {
     start_supervised
     successor_script 'sleep 300 & echo $! >orphan; become "$@"'
     hand_over
@@ -443,7 +413,7 @@ is_child_of_supervisor() {
     start_supervised
     successor_script 'trap "echo hit >>hit; exit 0" TERM; : >started
         until [[ -e go ]]; do sleep 0.02; done'
-    holds_half
+    begin_request
     kill -USR1 "$supervisor"
     wait_for test -e "$BATS_TEST_TMPDIR/started"
     kill -TERM "$supervisor"
@@ -456,7 +426,7 @@ is_child_of_supervisor() {
 
 @test "while the old process finishes requests, signals go to its successor" {
     start_supervised
-    holds_half
+    begin_request
     first=$half
     hand_over
     before=$old
@@ -471,7 +441,7 @@ is_child_of_supervisor() {
     supervisor_ended 0
 }
 
-# The connection is open in the test only.
+# without_half COMMAND...: the connection is open in the test only.
 without_half() {
     [[ -z ${half-} ]] || disconnect "$half"
     exec "$@"
@@ -489,11 +459,9 @@ late_signal() {
 # slow_hand_over SIGNAL: while the server hands over to a slow successor, SIGNAL is sent to the first
 # process, which passes it on when the successor has taken over. Sets old and pid.
 slow_hand_over() {
-    successor_script ': >started; until [[ -e go ]]; do sleep 0.02; done; become "$@"'
-    kill -USR1 "$pid"
-    wait_for test -e "$BATS_TEST_TMPDIR/started"
+    start_slowly
     late_signal "$1"
-    : >"$BATS_TEST_TMPDIR/go"
+    go_on
     old=$pid
     wait_for succeeded "$old"
     pid=$(serving_pid)
@@ -510,7 +478,7 @@ slow_hand_over() {
 
 @test "SIGUSR1 reaches the process that serves, though it was sent to a predecessor that drains" {
     start_supervised
-    holds_half
+    begin_request
     slow_hand_over USR1
     wait_log "\[$pid]: SIGUSR1 received: restarting"
     send_rest
@@ -520,11 +488,11 @@ slow_hand_over() {
 
 @test "SIGTERM reaches the process that serves, though it was sent two restarts before" {
     start_supervised
-    holds_half
+    begin_request
     first=$half
     late_signal TERM
     restart_server
-    holds_half
+    begin_request
     restart_server
     wait_log "\[$pid]: SIGTERM received: ending gracefully"
     send_rest
@@ -533,10 +501,10 @@ slow_hand_over() {
     supervisor_ended 0
 }
 
-@test "a signal reaches a server whose successor has just crashed, before it knows" {
+@test "SIGTERM reaches a server that has not yet noticed that its successor has crashed" {
     start_supervised --rollback-timeout 300
     hand_over
-    # It learns of the crash only after two seconds.
+    # It notices the crash only after two seconds.
     in_background strace -qq -o /dev/null -e trace=wait4 -e inject=wait4:delay_enter=2000000 \
         -p "$old"
     wait_for traced "$old"
@@ -560,7 +528,7 @@ slow_hand_over() {
         wait_for only "$supervisor" "$pid"
         serves
     done
-    # It knows who owns the listener now.
+    # The first process knows who owns the listener now.
     hand_over
     kill -TERM "$supervisor"
     wait_log "\[$pid]: SIGTERM received: ending gracefully"
@@ -617,47 +585,48 @@ is_replaced() {
     [[ -n $now && $now != "$1" && $(wc -w <<<"$now") == 1 ]]
 }
 
-@test "process 1 supervises by itself: it restarts on SIGUSR1, and ends on SIGTERM" {
-    start_as_first
-    logged "^$NAME\[2]: listening on"
-    [[ $(<"$BATS_TEST_TMPDIR/pid_file") == 2 ]]
-    connect
-    for ((i = 0; i < 3; i++)); do
+@test "process 1 supervises by itself: it restarts, and ends on SIGTERM, SIGINT or a crash" {
+    for signal in TERM INT SEGV; do
+        : >"$log"
+        start_as_first
+        logged "^$NAME\[2]: listening on"
+        [[ $(<"$BATS_TEST_TMPDIR/pid_file") == 2 ]]
+        connect
         ask "$conn"
         kill -USR1 "$supervisor"
         replaced
         ask "$conn"
         serves
+        alive "$supervisor"
+        disconnect "$conn"
+        if [[ $signal == SEGV ]]; then
+            kill -SEGV "$pid"
+            ended "$outside"
+            ((status == 139))
+        else
+            kill -"$signal" "$supervisor"
+            ended "$outside"
+            ((status == 0))
+        fi
+        rm -f "$BATS_TEST_TMPDIR/pid_file"
     done
-    alive "$supervisor"
-    disconnect "$conn"
-    kill -TERM "$supervisor"
-    ended "$outside"
-    ((status == 0))
 }
 
-@test "process 1 ends on SIGINT, and with the status of a server that crashed" {
-    start_as_first
-    kill -INT "$supervisor"
-    ended "$outside"
-    ((status == 0))
-    : >"$log"
-    start_as_first
-    kill -SEGV "$pid"
-    ended "$outside"
-    ((status == 139))
-}
-
-@test "a crash below process 1 is rolled back" {
+@test "process 1 reaps orphans, and a crash below it is rolled back" {
     start_as_first --rollback-timeout 300
     old=$pid
+    successor_script '(until [[ -e go ]]; do sleep 0.02; done) & become "$@"'
     kill -USR1 "$supervisor"
     wait_log "^$NAME\[2]: handed over to"
     wait_for has_grandchild
+    mend_successor
     inside=$(<"$BATS_TEST_TMPDIR/pid_file")
     kill -KILL "$pid"
     wait_log "^$NAME\[2]: rolled back: successor $inside was ended by signal 9"
     serves
+    wait_for has_orphan
+    : >"$BATS_TEST_TMPDIR/go"
+    wait_for has_no_orphan
     kill -TERM "$supervisor"
     ended "$outside"
     ((status == 0))
@@ -668,22 +637,12 @@ has_grandchild() {
     [[ -n $pid && $(<"$BATS_TEST_TMPDIR/pid_file") != 2 ]]
 }
 
-@test "what is orphaned to process 1 is reaped" {
-    start_as_first
-    successor_script '(until [[ -e go ]]; do sleep 0.02; done) & become "$@"'
-    kill -USR1 "$supervisor"
-    wait_log "${NAME}1\[[0-9]+]: listening"
-    mend_successor
-    wait_gone "$pid"
-    kill -USR1 "$supervisor"
-    wait_for has_orphan
-    : >"$BATS_TEST_TMPDIR/go"
-    replaced
-    serves
-}
-
 has_orphan() {
     (($(children "$supervisor" | wc -l) == 2))
+}
+
+has_no_orphan() {
+    [[ $(children "$supervisor") == "$old" ]]
 }
 
 # ---- the terminal ----
@@ -735,46 +694,39 @@ single="./$NAME -l 127.0.0.1:0 ${PATIENT[*]}"
     done
 }
 
-@test "Ctrl-C counts once, and ends the servers gracefully" {
-    on_terminal "$supervised; echo status \$?"
-    holds_half
-    old=$pid
-    kill -USR1 "$pid"
-    wait_for succeeded "$old"
-    pid=$(serving_pid)
-    first=$half
-    holds_half
-    type_key '\003'
-    wait_log "\[$old]: SIGINT received: ending gracefully"
-    wait_log "\[$pid]: SIGINT received: ending gracefully"
-    send_rest
-    half=$first
-    send_rest
-    wait_log '^status 0'
-    run ! logged 'at once'
-}
-
-@test "Ctrl-C twice ends the servers at once" {
-    on_terminal "$supervised; echo status \$?"
-    holds_half
-    old=$pid
-    kill -USR1 "$pid"
-    wait_for succeeded "$old"
-    pid=$(serving_pid)
-    holds_half
-    type_key '\003'
-    wait_log "\[$old]: SIGINT received: ending gracefully"
-    wait_log "\[$pid]: SIGINT received: ending gracefully"
-    type_key '\003'
-    wait_log '^status 1'
-    logged "\[$pid]: SIGINT received: ending at once"
-    wait_for programs_are
+@test "Ctrl-C counts once, and ends the servers gracefully; a second one ends them at once" {
+    for presses in 1 2; do
+        on_terminal "$supervised; echo status \$?"
+        begin_request
+        first=$half
+        old=$pid
+        kill -USR1 "$pid"
+        wait_for succeeded "$old"
+        pid=$(serving_pid)
+        begin_request
+        type_key '\003'
+        wait_log "\[$old]: SIGINT received: ending gracefully"
+        wait_log "\[$pid]: SIGINT received: ending gracefully"
+        if ((presses == 1)); then
+            send_rest
+            half=$first
+            send_rest
+            wait_log '^status 0'
+            run ! logged 'at once'
+        else
+            type_key '\003'
+            wait_log '^status 1'
+            logged "\[$pid]: SIGINT received: ending at once"
+        fi
+        wait_for programs_are
+        wait_gone "$terminal"
+    done
 }
 
 @test "Ctrl-\\, and closing the window, end the servers" {
     for end in quit close; do
         on_terminal "ulimit -c 0; $supervised; echo status \$?"
-        holds_half
+        begin_request
         old=$pid
         kill -USR1 "$pid"
         wait_for succeeded "$old"

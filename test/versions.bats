@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# Other generations of the program: one that speaks the channel to the letter of its description and
-# no more (peer.c), and version 2.0.0.
+# Other versions of the program: one that follows the description of the channel to the letter
+# (tools/peer.c), and version 2.0.0.
 # shellcheck disable=SC2016 # scripts in quotes are run by the successor
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
@@ -48,7 +48,7 @@ request_many() {
 
 # ---- the server succeeds the peer ----
 
-@test "a successor owns the listener and the pid file when it reports, and closes the channel at the end" {
+@test "a successor owns the listener and the pid file when it reports, and closes the channel when it ends" {
     start_peer start hear=R2 file=end end eof reap=0
     wait_reported
     names "$pid"
@@ -67,7 +67,7 @@ request_many() {
         send=X1:0 send=C1:0 give=20 end eof crash
     request_many 26
     wait_reported
-    # What came with another message is closed with a request unread, which is a reset.
+    # The connection that came with another message is closed with its request unread.
     wait_for server_end_gone "${conns[0]}"
     peer_done eof
     for ((i = 1; i < 26; i++)); do
@@ -83,7 +83,7 @@ server_end_gone() {
     ! server_end "$1"
 }
 
-@test "restarted while the old process still hands over, it says so, and passes everything on" {
+@test "a process that is replaced while it still receives connections reports that, and passes them on" {
     start_peer accept=3 start hear=R2 give=1 file=go give=2 end eof reap=0
     request_many 3
     wait_reported
@@ -115,19 +115,15 @@ succeed_with() {
     peer=$(sed -nE 's/.*peer\[([0-9]+)]: listening on .*/\1/p' "$log")
 }
 
-@test "a successor that takes connections gets what is idle, and what becomes idle" {
+@test "a successor that takes connections gets the idle ones, and others when they become idle" {
     start_server
-    connect
-    send "$conn" "$HALF"
-    half=$conn
-    wait_for taken "$half"
+    begin_request
     connect
     ask "$conn"
     succeed_with send=R2:0 take serve
     wait_for holds "$peer" "$conn"
     alive "$old"
-    send "$half" "$REST"
-    answered "$half"
+    end_request "$half"
     ended "$old"
     ((status == 0))
     wait_log "\[$peer]: took 2 messages, holds 2 connections"
@@ -137,22 +133,7 @@ succeed_with() {
     serves
 }
 
-@test "a successor that takes its time gets every connection, and no client under load notices" {
-    start_server
-    in_background "$BUILD_DIR/hammer" -d 300 --deadline 60 --pause 5 -k 4 -t 4 -p 2 -s 4 -i 2000 "127.0.0.1:$port" \
-        >"$BATS_TEST_TMPDIR/hammer" 2>"$BATS_TEST_TMPDIR/said"
-    wait_for says "$BATS_TEST_TMPDIR/said" '^idle 2000'
-    succeed_with send=R2:0 file=go take serve
-    wait_log "\[$old]: handed over"
-    proceed go
-    ended "$old"
-    ((status == 0))
-    wait_log "\[$peer]: took [0-9]+ messages, holds 20[0-9][0-9] connections"
-    kill -INT "$job"
-    wait "$job"
-}
-
-@test "a successor that takes no connections gets the listener: each is asked to close, none is cut" {
+@test "a successor that takes no connections gets the listener, and idle connections are closed gracefully" {
     # In the old protocol R1 is the report of a successor that takes connections.
     for report in R R1; do
         : >"$log"
@@ -164,7 +145,7 @@ succeed_with() {
         begun=${EPOCHREALTIME/[.,]/}
         succeed_with "send=$report:0" eof serve
         wait_log "\[$old]: handed over"
-        # Idle connections end here, with a moment left for a request that is on its way.
+        # A request that is on its way has a moment left.
         closes_gracefully "$begun"
         closed "$idle"
         disconnect "$idle"
@@ -176,13 +157,10 @@ succeed_with() {
     done
 }
 
-@test "a successor's messages that are no report are ignored" {
+@test "ignores a successor's messages that are not a report" {
     start_server
     # A request in flight keeps the old process from ending before the last message is sent.
-    connect
-    half=$conn
-    send "$half" "$HALF"
-    wait_for taken "$half"
+    begin_request
     connect
     ask "$conn"
     succeed_with send=D:0 send=X:0 'send=a rather long message, which says nothing:0' file=go send=D:0 \
@@ -193,21 +171,19 @@ succeed_with() {
     holds "$old" "$conn"
     proceed go
     peer_done send=Y:0
-    ask "$conn"
-    holds "$peer" "$conn"
+    # The peer serves once the old process has handed over everything.
     send "$half" "$REST"
     receive "$half"
     [[ $code == 200 && $body == 'Hello, World!' ]]
     ended "$old"
     ((status == 0))
+    ask "$conn"
+    holds "$peer" "$conn"
 }
 
 @test "a successor that closes the channel once it owns the listener loses no request in flight" {
     start_server
-    connect
-    send "$conn" "$HALF"
-    wait_for taken "$conn"
-    half=$conn
+    begin_request
     connect
     ask "$conn"
     succeed_with send=R2:0 take=1 close serve
@@ -227,7 +203,7 @@ succeed_with() {
     [[ -x $second ]] || skip 'needs version 2.0.0, from a clone with its history'
     cp "$second" "$BATS_TEST_TMPDIR/${NAME}1"
     start_server -p pid_file
-    # No pipelining: what a client has sent behind a last answer it has to send again, RFC 9112.
+    # No pipelining: a client must repeat what it has sent after a last response, RFC 9112.
     in_background "$BUILD_DIR/hammer" -d 300 --deadline 60 --pause 5 -k 16 -t 16 -c 4 -s 8 -i 100 \
         "127.0.0.1:$port" >"$BATS_TEST_TMPDIR/hammer" 2>"$BATS_TEST_TMPDIR/said"
     wait_for says "$BATS_TEST_TMPDIR/said" '^idle 100'
