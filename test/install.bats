@@ -10,10 +10,10 @@ load tools/helper
 setup_file() {
     unset PREFIX DESTDIR VERSION CFLAGS # what the environment says is not tested here
     export source=$BATS_FILE_TMPDIR/source
-    mkdir "$source"
+    mkdir -p "$source/test"
     cd "$BATS_TEST_DIRNAME/.." || return
-    cp -p Makefile ./*.[ch] "$source"
-    cp -p ./*.o .flags "$NAME" "${NAME}1" "$source" 2>/dev/null || true
+    cp -p test/Makefile "$source/test"
+    cp -p Makefile ./*.[cho] "$NAME" "${NAME}1" "$source"
     make_here all
 }
 
@@ -74,20 +74,22 @@ installed_versions() {
     "$root/usr/bin/${NAME}1" --version
 }
 
-@test "make install installs the version that was built, until another one is given" {
+@test "make install installs what was built, with the version and the flags that were given then" {
     cp -rp "$source" "$BATS_TEST_TMPDIR/source"
     source=$BATS_TEST_TMPDIR/source
-    export CFLAGS='-O0 -U_FORTIFY_SOURCE' # what it does is not the matter
-    before=$("$source/$NAME" --version)
-    make_here VERSION=9.8.7
+    default="$NAME $(sed -n 's/^VERSION ?= //p' "$source/Makefile")"
+    make_here VERSION=9.8.7 CFLAGS='-O0 -U_FORTIFY_SOURCE -g0'
+    cp "$source/$NAME" "$BATS_TEST_TMPDIR/built"
     make_here install DESTDIR="$root" PREFIX=/usr
+    cmp "$root/usr/bin/$NAME" "$BATS_TEST_TMPDIR/built"
     [[ $(installed_versions) == "$NAME 9.8.7"$'\n'"$NAME 9.8.7" ]]
+    # One of the two files, and a version from the environment.
     VERSION=9.8.8 make_here "${NAME}1"
     make_here install DESTDIR="$root" PREFIX=/usr
-    [[ $(installed_versions) == "$NAME 9.8.8"$'\n'"$NAME 9.8.8" ]]
+    [[ $(installed_versions) == "$NAME 9.8.7"$'\n'"$NAME 9.8.8" ]]
     make_here clean
     make_here install DESTDIR="$root" PREFIX=/usr
-    [[ $(installed_versions) == "$before"$'\n'"$before" ]]
+    [[ $(installed_versions) == "$default"$'\n'"$default" ]]
 }
 
 @test "make uninstall removes what make install installed, and nothing else" {
@@ -163,8 +165,9 @@ installed_versions() {
     for command in cat cut ls make sh; do
         ln -s "$(command -v "$command")" "$bin"
     done
-    for wanted in test:curl.*make\ deps check:curl.*make\ deps lint:shellcheck.*make\ check-deps \
-        fuzz:clang.*make\ check-deps; do
+    for wanted in test:curl.*make\ deps check:curl.*make\ deps sanitize:curl.*make\ deps \
+        lint:shellcheck.*make\ check-deps fuzz:clang.*make\ check-deps soak:procps.*make\ deps \
+        bench-restart:procps.*make\ deps; do
         PATH=$bin run -2 make_here "${wanted%%:*}"
         [[ ${lines[0]} =~ ^not\ installed:.*${wanted#*:}\)$ ]]
         [[ ${#lines[@]} == 2 && ${lines[1]} == 'make: ***'* ]]

@@ -1,17 +1,16 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: 0BSD
-# Before the first test, bats (1.7 or newer) runs this once: make builds what is missing or out of
-# date. So each of the test files can be run alone, in a fresh clone too.
+# bats (1.7 or newer) runs setup_suite once, before the first test: make builds what is missing or
+# older than its sources. So each test file can be run alone, even in a fresh clone.
 
 setup_suite() {
-    local targets=(test-needs) options=()
-    # Programs and tools in another folder are built by whoever names it.
+    local targets=(test-needs)
+    # Whoever names another folder with programs or tools has built them.
     [[ -n ${SERVER_DIR-} ]] || targets+=(all)
     [[ -n ${BUILD_DIR-} ]] || targets+=(tools)
     cd "$BATS_TEST_DIRNAME/.." || return
-    # What was built with another compiler or other flags is left as it is.
-    [[ ! -e .flags ]] || options=(--old-file=.flags)
-    # A make that runs bats offers its job server at descriptors which bats uses for something else.
-    unset MAKEFLAGS MFLAGS MAKELEVEL
-    make --silent "${options[@]}" "${targets[@]}" 3>&-
+    # Without these, make leaves a version and flags that were given before as they are, and does
+    # not look for the job server of a make that runs bats at descriptors that bats uses.
+    unset VERSION MAKEFLAGS MFLAGS MAKELEVEL
+    make --silent "${targets[@]}" 3>&-
 }

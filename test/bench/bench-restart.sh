@@ -245,7 +245,7 @@ note_timeline() {
 # draw SERVER...: gnuplot draws for a light page; the style makes the colours brighter on a dark one.
 draw() {
     if ! command -v gnuplot >/dev/null; then
-        echo 'bench-restart: gnuplot draws the picture (Debian: apt-get install gnuplot-nox)' >&2
+        echo $'\n'"Not installed, so no picture was drawn: gnuplot."
         return
     fi
     gnuplot -c test/bench/restart.gnuplot "$folder" "$duration" "$interval" "$@" >"$folder/picture"
