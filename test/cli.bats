@@ -210,7 +210,7 @@ rejects() {
 }
 
 @test "the value of an option is not taken for FD, even if it is the number of a listener" {
-    command -v systemd-socket-activate >/dev/null || skip 'needs systemd-socket-activate'
+    needs systemd-socket-activate
     for option in '--drain-timeout 3' --drain-timeout=3 '-p 3'; do
         : >"$log"
         leaked=$(free_port)
@@ -226,8 +226,4 @@ rejects() {
         restart_server
         serves
     done
-}
-
-accepts() {
-    (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null
 }

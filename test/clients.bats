@@ -20,7 +20,7 @@ restart_while() {
 # client COMMAND...: runs COMMAND while the server is restarted; its output goes to the file said.
 # Sets status.
 client() {
-    command -v "$1" >/dev/null || skip "needs $1"
+    needs "$1"
     said=$BATS_TEST_TMPDIR/said
     in_background "$@" >"$said" 2>&1
     restart_while "$job"

@@ -182,10 +182,6 @@ is_full() {
     ((before > $1 && $(queue_length) == before))
 }
 
-queue_length() {
-    ss -Htln "sport = :$port" | awk '{ print $2 }'
-}
-
 @test "where no connection is idle, new ones wait until others end, and nothing spins" {
     start_limited 40
     # More requests in flight than there are places for: the others wait to be accepted.
@@ -235,15 +231,21 @@ queue_length() {
 # ---- restarts ----
 
 @test "a restart works while requests in flight use up all descriptors" {
-    start_limited 64 --pid-file pid_file
+    in_background "$BUILD_DIR/manager" "$BATS_TEST_TMPDIR/notify" >"$BATS_TEST_TMPDIR/notices"
+    wait_for says "$BATS_TEST_TMPDIR/notices" ready
+    NOTIFY_SOCKET=$BATS_TEST_TMPDIR/notify start_limited 64 --pid-file pid_file
     # More than there are places for: the others wait to be accepted.
     crowd busy 70 "$port"
     tell busy half
     wait_for is_full 5
+    inode=$(stat -c %i "$BATS_TEST_TMPDIR/pid_file")
     successor_script 'exit 3'
     fail_restart
+    [[ $(stat -c %i "$BATS_TEST_TMPDIR/pid_file") != "$inode" ]]
+    wait_for says "$BATS_TEST_TMPDIR/notices" 'STATUS=restart failed'
     mend_successor
     restart_server
+    wait_for says "$BATS_TEST_TMPDIR/notices" "MAINPID=$pid"
     serves
     tell busy rest
     answers busy

@@ -44,11 +44,12 @@ errors=(
     'socketpair                             EMFILE ENOMEM'
     'timerfd_create                         EMFILE ENOMEM'
     'wait4                                  EINTR'
+    'waitid                                 EINTR'
     'write                                  EIO EAGAIN ENOSPC EINTR'
 )
 
 setup() {
-    strace -qq -o /dev/null true || skip 'needs strace, and leave to trace'
+    need_strace
     prepare
     at=$BATS_TEST_TMPDIR
     job='' first=()
@@ -297,7 +298,29 @@ start_without_accept() {
     done
 }
 
-# ---- missing system calls ----
+# ---- missing system calls, and failures in a row ----
+
+@test "restarts that cannot fork or watch the successor leave no descriptor and no process behind" {
+    install_server "$at"
+    start_server
+    connect
+    ask "$conn"
+    before=$(descriptors "$pid")
+    for calls in '?clone,?clone3,?fork,?vfork' pidfd_open; do
+        in_trouble "$calls" error=ENOMEM
+        for _ in 1 2 3; do
+            fail_restart
+        done
+        injected
+        mended
+        wait_for childless "$pid"
+        wait_for has_descriptors "$pid" "$before"
+        ask "$conn"
+    done
+    restart_server
+    ask "$conn"
+}
+
 
 @test "a successor inherits no descriptor even where close_range(2) is missing or forbidden" {
     install_server "$at"

@@ -123,6 +123,14 @@ fails() {
     done
 }
 
+@test "a successor that fails does not leave the listener blocking" {
+    begin
+    # O_NONBLOCK belongs to the open file description, which both processes share.
+    successor_script 'perl -e "open(L, q(<&=), shift) && fcntl(L, 4, 0) or die" "${@: -1}"; exit 3'
+    fails 'exited with status 3'
+    nothing_happened
+}
+
 # ---- a successor that has not been executed yet ----
 
 @test "while the execution takes its time, clients are served and see their connections end" {
@@ -165,8 +173,8 @@ fails() {
         # shellcheck disable=SC2086 # words
         begin $options
         : >"$BATS_TEST_TMPDIR/trace"
-        in_background strace -qq -f -p "$pid" -o "$BATS_TEST_TMPDIR/trace" -e trace=execve,wait4 \
-            -e inject=execve:delay_enter=60000000 -e inject=wait4:delay_exit=500000
+        in_background strace -qq -f -p "$pid" -o "$BATS_TEST_TMPDIR/trace" -e trace=execve,wait4,waitid \
+            -e inject=execve:delay_enter=60000000 -e inject=wait4,waitid:delay_exit=500000
         # shellcheck disable=SC2034 # for mended
         tracer=$job
         wait_for traced "$pid"

@@ -177,10 +177,6 @@ is_flooded() {
     (($(queue_length) > 20))
 }
 
-queue_length() {
-    ss -Htln "sport = :$port" | awk '{ print $2 }'
-}
-
 @test "two servers with --reuse-port serve one address" {
     port=$(free_port)
     start_command "./$NAME" -l "127.0.0.1:$port" --reuse-port
@@ -213,7 +209,7 @@ both_serve() {
 # inherit FD ADDRESS... -- ARGUMENTS...: starts the server with listeners at ADDRESS..., and FD (as
 # 3,4) for its argument, or none if it is empty: then a service manager passes them.
 inherit() {
-    command -v systemd-socket-activate >/dev/null || skip 'needs systemd-socket-activate'
+    needs systemd-socket-activate
     local fd=$1 sockets=()
     shift
     while [[ $1 != -- ]]; do
@@ -230,10 +226,6 @@ inherit() {
     fi
     # The first connection starts the server.
     wait_for accepts
-}
-
-accepts() {
-    (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null
 }
 
 @test "the server can listen on sixteen addresses, and on no more" {

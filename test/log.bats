@@ -5,6 +5,7 @@
 
 bats_require_minimum_version 1.5.0
 load tools/helper
+load tools/crowd
 
 # ---- what it tells ----
 
@@ -47,7 +48,7 @@ version() {
 }
 
 @test "each line of the log is one write" {
-    command -v strace >/dev/null || skip 'needs strace'
+    need_strace
     start_command strace -D -ff -qq -o "$BATS_TEST_TMPDIR/trace" -e trace=write,writev \
         -e write=2 "./$NAME" -l 127.0.0.1:0 "${PATIENT[@]}"
     wait_listening
@@ -136,7 +137,7 @@ start_mute() {
 }
 
 @test "a terminal that is stopped with Ctrl-S does not stop the server" {
-    command -v script >/dev/null || skip 'needs script'
+    needs script
     mkfifo "$BATS_TEST_TMPDIR/keys"
     exec {keys}<>"$BATS_TEST_TMPDIR/keys"
     in_background script -qefc "cd '$BATS_TEST_TMPDIR' && exec ./$NAME -l 127.0.0.1:0 ${PATIENT[*]}" \

@@ -6,6 +6,7 @@
 
 bats_require_minimum_version 1.5.0
 load tools/helper
+load tools/crowd
 
 # pid_in_file: the pid in the file, which holds one line of digits and nothing else.
 pid_in_file() {
@@ -195,6 +196,14 @@ rejected() {
     pid_file=$BATS_TEST_TMPDIR/missing/pid rejected 'No such file or directory'
     pid_file=/dev/full/pid rejected 'Not a directory'
     limit='ulimit -f 0;' pid_file=pid rejected 'File too large'
+    [[ -z $(find "$BATS_TEST_TMPDIR" -name 'pid*') ]]
+}
+
+@test "a pid file that cannot be renamed into place leaves no temporary file" {
+    need_strace
+    run -1 bash -c "cd '$BATS_TEST_TMPDIR'; exec strace -qq -o trace \
+        -e 'inject=?rename,?renameat,?renameat2:error=EACCES' ./$NAME -l 127.0.0.1:0 -p pid" 3>&-
+    [[ $output == *': cannot write pid file pid: Permission denied' ]]
     [[ -z $(find "$BATS_TEST_TMPDIR" -name 'pid*') ]]
 }
 

@@ -59,7 +59,7 @@ EOT
 }
 
 start_proxy() {
-    command -v "$1" >/dev/null || skip "needs $1"
+    needs "$1"
     (cd "$BATS_TEST_TMPDIR" && exec "$@" </dev/null >proxy.log 2>&1 3>&-) &
     wait_for answers "$front"
 }
@@ -67,7 +67,7 @@ start_proxy() {
 # ask_over_and_over WHAT...: a load of gets or posts, or both, through the proxy, until stop_asking.
 ask_over_and_over() {
     local what
-    command -v h2load >/dev/null || skip 'needs h2load'
+    needs h2load
     asking=()
     echo text >"$BATS_TEST_TMPDIR/posted"
     for what; do

@@ -270,7 +270,7 @@ signals() {
 
 # ---- whose channel it is ----
 
-@test "RESTART_CHANNEL that is not this process's is ignored, and not handed on" {
+@test "variables of restarts that are not for this process are ignored, and not handed on" {
     for value in '' : 1 :9 1:9 "$BASHPID:" "$BASHPID:-1" "$BASHPID:8" "$BASHPID:9" \
         "$BASHPID:99999999999999999999" "x$BASHPID:9" "$(printf '9%.0s' {1..3000}):9"; do
         # 9 is open, and no socket; 8 is not open.
@@ -280,6 +280,14 @@ signals() {
         tr '\0' '\n' <"/proc/$pid/environ" | grep -qxF "RESTART_CHANNEL=$value"
         restart_server
         [[ $(tr '\0' '\n' <"/proc/$pid/environ" | grep '^RESTART_CHANNEL=') =~ =$old:[0-9]+$ ]]
+        serves
+        kill "$pid"
+    done
+    for value in '' 1:2 1:9:9 "$BASHPID:9:9" "$BASHPID:9:9:9"; do
+        start_command env RESTART_SUPERVISOR="$value" "./$NAME" -l 127.0.0.1:0 9</dev/null
+        wait_listening
+        restart_server
+        run ! grep -qz ^RESTART_SUPERVISOR "/proc/$pid/environ"
         serves
         kill "$pid"
     done

@@ -79,7 +79,7 @@ finds_port_below() {
 }
 
 @test "the first process closes listeners that it inherits" {
-    command -v systemd-socket-activate >/dev/null || skip 'needs systemd-socket-activate'
+    needs systemd-socket-activate
     for fd in '' 3; do
         port=$(free_port)
         (
@@ -126,6 +126,16 @@ finds_port_below() {
     [[ ${argv[*]:0:${#argv[@]}-1} == \
         "./${NAME}1 --supervise -l 127.0.0.1:0 -p pid_file ${PATIENT[*]}" ]]
     [[ ${argv[-1]} =~ ^[0-9]+$ ]]
+}
+
+@test "a successor that is started without a channel has no first process of its own" {
+    start_supervised --ready-timeout 0
+    old=$pid
+    kill -USR1 "$supervisor"
+    wait_for succeeded "$old"
+    pid=$(serving_pid)
+    wait_for only "$supervisor" "$pid"
+    serves
 }
 
 @test "under load, no client notices 50 restarts, and no zombie and no descriptor is left" {
@@ -505,8 +515,8 @@ slow_hand_over() {
     start_supervised --rollback-timeout 300
     hand_over
     # It notices the crash only after two seconds.
-    in_background strace -qq -o /dev/null -e trace=wait4 -e inject=wait4:delay_enter=2000000 \
-        -p "$old"
+    in_background strace -qq -o /dev/null -e trace=wait4,waitid \
+        -e inject=wait4,waitid:delay_enter=2000000 -p "$old"
     wait_for traced "$old"
     kill -SEGV "$pid"
     wait_gone "$pid"
@@ -650,7 +660,7 @@ has_no_orphan() {
 # on_terminal COMMAND: runs COMMAND in a shell with job control, as the foreground of a terminal of
 # its own, and waits for a server. Its screen is the log. Sets terminal, pid and port.
 on_terminal() {
-    command -v script >/dev/null || skip 'needs script'
+    needs script
     rm -f "$BATS_TEST_TMPDIR/keys"
     mkfifo "$BATS_TEST_TMPDIR/keys"
     exec {keys}<>"$BATS_TEST_TMPDIR/keys"

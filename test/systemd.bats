@@ -9,11 +9,6 @@ load tools/helper
 
 units=$BATS_TEST_DIRNAME/examples
 
-# needs COMMAND: skips the test where COMMAND is missing.
-needs() {
-    command -v "$1" >/dev/null || skip "needs $1"
-}
-
 # ---- playing the service manager ----
 
 # manage ADDRESS [all]: plays the service manager at ADDRESS, for the servers that are started from

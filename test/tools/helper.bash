@@ -81,6 +81,11 @@ says_defect() {
     return 1
 }
 
+# needs COMMAND: skips the test where COMMAND is missing.
+needs() {
+    command -v "$1" >/dev/null || skip "needs $1"
+}
+
 # need TOOL: one of build/.
 need() {
     [[ -x $BUILD_DIR/$1 ]] && return
@@ -362,6 +367,16 @@ alive() {
 # holder_of_port: the process that holds the listener at $port; one of them, if there are several.
 holder_of_port() {
     [[ $(exec ss -Htlnp "sport = :$port") =~ .*pid=([0-9]+) ]] && echo "${BASH_REMATCH[1]}"
+}
+
+# Whether a connection to $port succeeds.
+accepts() {
+    (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null
+}
+
+# queue_length: prints how many connections wait at $port to be accepted.
+queue_length() {
+    ss -Htln "sport = :$port" | awk '{ print $2 }'
 }
 
 # Whether process $pid listens. Sets port.
