@@ -64,7 +64,7 @@ flood() {
     unharmed
 }
 
-@test "while a client sends requests without end and reads no answer, nothing spins" {
+@test "the server does not spin while a client sends requests without end and reads no answer" {
     start_server
     connect
     in_background flood "$conn"
@@ -77,7 +77,7 @@ flood() {
     serves
 }
 
-@test "a client that reads too slowly is closed though it reads all the time" {
+@test "a client that reads too slowly is closed, even if it reads all the time" {
     start_server --request-timeout 1
     before=$(descriptors "$pid")
     one_more() {
@@ -119,7 +119,7 @@ find_kernel_memory() {
     echo "at most $most bytes"
 }
 
-@test "a client that has sent much, and read all answers, may take no more of it" {
+@test "a client that has sent much and read all answers gets no larger buffers" {
     start_server --request-timeout 600
     printf -v field 'X: %08000d\r\n' 0
     for _ in {1..50}; do
@@ -127,7 +127,7 @@ find_kernel_memory() {
     done >"$BATS_TEST_TMPDIR/requests"
     connect
     in_background flood "$conn"
-    # So many answers that the kernel has taken the client for one that deserves much.
+    # After so many answers the kernel has enlarged the buffers, unless their size is fixed.
     head -c 500000 <&"$conn" >/dev/null
     [[ $(ss -Htnm "sport = :$port") =~ rb([0-9]+),t[0-9]+,tb([0-9]+) ]]
     echo "may take ${BASH_REMATCH[1]} and ${BASH_REMATCH[2]} bytes"
@@ -165,7 +165,7 @@ find_kernel_memory() {
     connect
     send "$conn" "POST / HTTP/1.1\r\n${HOST}Content-Length: 999999999999\r\n\r\n"
     receive "$conn"
-    # What the server drops, and what two socket buffers hold: far less than two seconds carry.
+    # The server drops 2 MiB and the buffers hold some more, which is far less than fits into the time.
     if dd if=/dev/zero bs=64k count=1600 status=none >&"$conn"; then
         return 1
     fi

@@ -56,7 +56,7 @@ rejects() {
     logged "listening on .*version $version$"
 }
 
-@test "--help and --version fail where standard output is full or closed, and say so" {
+@test "--help and --version fail with a message if standard output is full or closed" {
     output=
     for option in --help --version; do
         status=0
@@ -129,7 +129,7 @@ rejects() {
     rejects '9.*listen' 9 9<>"/dev/udp/127.0.0.1/$port"
 }
 
-@test "ends with status 1 and the reason where it cannot listen" {
+@test "ends with status 1 and the reason if it cannot listen" {
     start_server
     try -l "127.0.0.1:$port"
     failed 1 "127\.0\.0\.1:$port: Address already in use"
@@ -147,7 +147,7 @@ rejects() {
 }
 
 @test "listens on the given address, and on no other" {
-    # One that no other test's server has at 127.0.0.1.
+    # A port at which no other test has a server on 127.0.0.1.
     start_command "./$NAME" --listen="127.0.0.2:$(free_port)"
     wait_listening
     logged "\[$pid]: listening on 127\.0\.0\.2:$port,"
@@ -170,7 +170,7 @@ rejects() {
 }
 
 @test "listens on 127.0.0.1:8080 without --listen" {
-    # Where another process has that port already, the complaint names it.
+    # If another process listens on that port, the error names it.
     start_command "./$NAME"
     wait_log "\[$pid]: .*listen(ing)? on 127\.0\.0\.1:8080"
 }
@@ -193,7 +193,7 @@ rejects() {
     serves
 }
 
-@test "a port is free again at once after the end, whatever connections there were" {
+@test "the port is free again as soon as the server has ended" {
     port=$(free_port)
     start_command "./$NAME" -l "127.0.0.1:$port"
     wait_listening

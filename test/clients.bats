@@ -37,7 +37,7 @@ curl_over_and_over() {
         "${@:2}" "http://127.0.0.1:$port/?[1-$1]"
 }
 
-# different_answers: what curl printed, each line once, after the number of times.
+# different_answers: prints the different lines of curl, each after the number of times.
 different_answers() {
     sort "$said" | uniq -c | sed -E 's/^ +//'
 }

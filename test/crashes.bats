@@ -85,7 +85,7 @@ load tools/crowd
     ask "$conn"
 }
 
-@test "the successor is killed in the middle of the hand-over: the old process finishes what it holds" {
+@test "the successor is killed during the hand-over: the old process finishes its requests" {
     start_server
     connect_many 40
     ask_many "${conns[@]}"
@@ -107,7 +107,7 @@ load tools/crowd
 
 # ---- the old process ----
 
-@test "the old process is killed before its successor is ready: connections that wait are served" {
+@test "the old process is killed before its successor is ready: waiting connections are served" {
     start_server -p pid_file
     connect_many 2
     ask_many "${conns[@]}"
@@ -146,7 +146,7 @@ load tools/crowd
     ask_many "${conns[@]}"
 }
 
-@test "the old process is killed in the middle of the hand-over: what was handed over is answered" {
+@test "the old process is killed during the hand-over: the connections handed over are answered" {
     start_server
     connect_many 50
     ask_many "${conns[@]}"

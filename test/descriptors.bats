@@ -26,7 +26,7 @@ start_limited() {
 
 # ---- which connection is evicted ----
 
-@test "where descriptors run out, the connection that has been idle longest is evicted" {
+@test "when descriptors run out, the connection that has been idle longest is evicted" {
     start_limited 64
     before=$(descriptors "$pid")
     # Requests in flight, whose connections are older than all others.
@@ -141,7 +141,7 @@ highest_descriptor() {
     printf '%s\n' "${fds[@]##*/}" | sort -n | awk 'END { print $1 + 1 }'
 }
 
-@test "where descriptors run out, either listener's new connections take the place of idle ones" {
+@test "when descriptors run out, new connections of either listener take the place of idle ones" {
     start_limited 64 -l 127.0.0.1:0
     ports=("$port" "$(sed -nE 's/.*listening on 127\.0\.0\.1:([0-9]+).*/\1/p' "$log" | tail -n 1)")
     [[ ${ports[0]} != "${ports[1]}" ]]
@@ -161,7 +161,7 @@ highest_descriptor() {
     serves
 }
 
-@test "a descriptor beyond the table of connections is closed, and the server goes on" {
+@test "a descriptor beyond the table of connections is closed, and the server serves on" {
     need_strace
     start_server
     in_trouble accept4 retval=2000000000:when=1
@@ -182,7 +182,7 @@ is_full() {
     ((before > $1 && $(queue_length) == before))
 }
 
-@test "where no connection is idle, new ones wait until others end, and nothing spins" {
+@test "when no connection is idle, new ones wait until others end, and the server does not spin" {
     start_limited 40
     # More requests in flight than there are places for: the others wait to be accepted.
     crowd busy 60 "$port"
@@ -254,7 +254,7 @@ is_full() {
     wait_gone "$old"
 }
 
-@test "the old process serves what a successor has no descriptors for, and no client notices" {
+@test "the old process serves connections for which a successor has no descriptors" {
     start_server
     connect_many 100
     ask_many "${conns[@]}"

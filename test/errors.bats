@@ -93,7 +93,7 @@ is_decided() {
     restart_decided || says "$at/notices" '(MAINPID=|STATUS=restart failed)'
 }
 
-# Whether no process is left but the one that the pid file names (and the first one, supervising).
+# Whether only the process that the pid file names is left, and the supervisor if there is one.
 # Sets serving.
 finds_only_server() {
     serving=$(<"$at/pid_file")
@@ -216,29 +216,29 @@ count_child_calls() {
     ((last > 0))
 }
 
-@test "a system call of the old process fails" {
+@test "each system call of the old process may fail" {
     start_faulty
     each_call old
 }
 
-@test "a system call of the child fails before the successor is executed" {
+@test "each system call of the child may fail before the successor is executed" {
     start_faulty
     each_call child close_range execve fcntl '?newfstatat,?fstat,?stat,?lstat,?statx'
 }
 
-@test "a system call of the successor fails" {
+@test "each system call of the successor may fail" {
     install_wrappers
     start_faulty
     each_call new
 }
 
-@test "a system call of the child, or of the old process to the first process, fails" {
+@test "with --supervise, each system call to the first process may fail" {
     start_faulty --supervise
     each_call old sendmsg
     each_call child fcntl pipe2 sendmsg
 }
 
-@test "the calls of a restart are those whose failures are tested, and some that do not fail" {
+@test "a restart makes no system calls but those tested here and some that do not fail" {
     ! is_checked || skip 'a checked build makes more'
     start_faulty
     harmless=(access arch_prctl brk clock_gettime close exit_group futex getdents64 getpid getppid
@@ -339,7 +339,7 @@ start_without_accept() {
         mended
         injected
         ask "$conn"
-        # The first process was given one that its successor is not.
+        # Only the first process has descriptor 9.
         wait_for has_descriptors "$pid" $((before - extra))
         extra=0
         disconnect "$conn"

@@ -90,7 +90,7 @@ fails() {
         wait_for settled "$pid"
         before=$(descriptors "$pid")
     done
-    # Of those whose program was executed, and those that worked.
+    # Three of the failures executed a program; after each of the seven, a restart worked.
     (($(count_log 'successor started') == 3 + 7))
 }
 
@@ -133,7 +133,7 @@ fails() {
 
 # ---- a successor that has not been executed yet ----
 
-@test "while the execution takes its time, clients are served and see their connections end" {
+@test "during a slow execution of the successor, clients are served and connections closed" {
     need_strace
     begin
     connect
@@ -158,7 +158,7 @@ fails() {
 @test "a successor whose execution takes longer than the ready timeout is killed" {
     need_strace
     begin --ready-timeout 1
-    # As long as it lasts, strace holds what is left of it.
+    # strace holds the killed process until the delay is over.
     in_trouble -f execve delay_enter=5000000
     kill -USR1 "$pid"
     wait_for restart_decided
@@ -235,7 +235,7 @@ fails() {
     [[ $calls == sendmsg*'"R2"'*recvmsg* && ${calls%%$'\n'*} == *'"R2"'* ]]
 }
 
-@test "a successor that claims the listeners when its time is over serves nobody" {
+@test "a successor that claims the listeners when its time is over serves no client" {
     need_strace
     begin --ready-timeout 4
     hold_at epoll_wait
@@ -291,7 +291,7 @@ fails() {
 
 # ---- a successor that is hard to get rid of ----
 
-# hold_dead PID: a tracer holds what is left of the process once it has ended. Sets job.
+# hold_dead PID: a tracer keeps the process from being reaped when it has ended. Sets job.
 hold_dead() {
     need tracer
     mkfifo "$BATS_TEST_TMPDIR/stdin"

@@ -69,7 +69,7 @@ idle_and_ask() {
 @test "a connection with a partly sent response is handed over when that is sent" {
     start_server
     connect
-    # Far more than the kernel keeps for us: the server has to wait, and so has this.
+    # Far more than fits into the buffers: the server must wait, and so must this process.
     flood() {
         printf "$WHOLE%.0s" {1..40000} >&"$conn"
     }
@@ -117,7 +117,7 @@ stuck() {
     server_end "$1" && [[ "$inode $unread $unsent" == "$before" ]]
 }
 
-# Each body is in one line with what follows it.
+# Each body shares its line with the status line after it.
 all_answers() {
     (($(grep -c 'HTTP/1.1 200 ' "$BATS_TEST_TMPDIR/answers") == $1 &&
         $(grep -c 'Hello, World!' "$BATS_TEST_TMPDIR/answers") == $1))
@@ -141,7 +141,7 @@ all_answers() {
     has_connections "$pid" 5000
 }
 
-# answered_all PID: whether that client has had all its answers; it ends where it has not.
+# answered_all PID: whether the process has received all answers; it ends if one is missing.
 answered_all() {
     alive "$1" || return 2
     [[ -e $BATS_TEST_TMPDIR/done ]]
@@ -155,7 +155,7 @@ has_few_connections() {
     (($(descriptors "$1") < $2))
 }
 
-@test "the old process is woken neither by its listener nor by connections that it has handed over" {
+@test "neither the listener nor connections that it has handed over wake the old process" {
     start_server
     connect_many 10
     ask_many "${conns[@]}"
@@ -361,7 +361,7 @@ has_few_connections() {
     wait_for only_one_left
     (($(count_log 'restart failed') == 0))
     wait_for has_few_connections "$pid" $((descriptors_before + 1))
-    # Within what the allocator and a load of a hundred clients leave behind.
+    # The allocator may keep some memory after a load of a hundred clients.
     (($(resident "$pid") < memory_before + 1024))
     childless "$pid"
 }

@@ -6,7 +6,7 @@
 bats_require_minimum_version 1.5.0
 load tools/helper
 
-# A copy of the source with what has been built of it, so that no other test's is built anew.
+# A copy of the source and the built programs, so that other tests' programs are not built anew.
 setup_file() {
     unset PREFIX DESTDIR VERSION CFLAGS # what the environment says is not tested here
     export source=$BATS_FILE_TMPDIR/source
@@ -27,7 +27,7 @@ make_here() {
     make -s -C "$source" "$@" 3>&-
 }
 
-# What is in the root: type, mode and name of each.
+# installed: prints type, mode and name of each file in the root.
 installed() {
     (cd "$root" && find . -mindepth 1 -printf '%y %m %P\n' | sort -k 3)
 }
@@ -44,17 +44,17 @@ EOT
     cmp "$source/$NAME" "$root/usr/bin/$NAME"
     cmp "$source/${NAME}1" "$root/usr/bin/${NAME}1"
     # To /usr/local by default, and without DESTDIR.
-    rm -r "$root/usr"
+    rm -r "${root:?}/usr"
     make_here install DESTDIR="$root"
     [[ $(installed | tail -n 2) == "f 755 usr/local/bin/$NAME
 f 755 usr/local/bin/${NAME}1" ]]
-    rm -r "$root/usr"
+    rm -r "${root:?}/usr"
     make_here install PREFIX="$root/opt"
     [[ $(installed | tail -n 2) == "f 755 opt/bin/$NAME
 f 755 opt/bin/${NAME}1" ]]
 }
 
-# installed_versions: what the two programs in the root say that they are.
+# installed_versions: prints the versions of the two programs in the root.
 installed_versions() {
     "$root/usr/bin/$NAME" --version
     "$root/usr/bin/${NAME}1" --version
@@ -120,7 +120,7 @@ installed_versions() {
     ask "$conn"
 }
 
-@test "a target whose tools are missing says in one line what to install" {
+@test "a target whose tools are missing prints in one line how to install them" {
     bin=$BATS_TEST_TMPDIR/bin
     mkdir "$bin"
     for command in cat cut ls make sh; do

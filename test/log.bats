@@ -1,13 +1,13 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# The log: what it tells, and that no state of standard error harms the server.
+# The contents of the log, and that no state of standard error harms the server.
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
 bats_require_minimum_version 1.5.0
 load tools/helper
 load tools/crowd
 
-# ---- what it tells ----
+# ---- contents ----
 
 @test "the log tells a restart step by step" {
     start_server
@@ -75,7 +75,7 @@ version() {
     wait_listening
 }
 
-# ---- where it cannot be written ----
+# ---- standard error that cannot be written ----
 
 @test "the server restarts with all standard streams closed, and no client gets log lines" {
     (cd "$BATS_TEST_TMPDIR" && exec "./$NAME" -l 127.0.0.1:0 3>&- <&- >&- 2>&-) &
@@ -129,7 +129,7 @@ version() {
     done
 }
 
-# start_mute [COMMAND...]: starts a server, through COMMAND, whose log tells us nothing. Sets pid.
+# start_mute [COMMAND...]: starts a server, through COMMAND, whose log cannot be read. Sets pid.
 start_mute() {
     (cd "$BATS_TEST_TMPDIR" && exec "$@" "./$NAME" -l 127.0.0.1:0 </dev/null 2>>stderr 3>&- {pipe}>&-) &
     pid=$!
@@ -163,7 +163,7 @@ start_mute() {
     wait_for on_terminal 'SIGTERM received'
 }
 
-# Whether a request that cannot be carried out is written to the terminal.
+# Whether the server logs a failed restart to the terminal.
 terminal_writes() {
     kill -USR1 "$pid" && pause 100 && on_terminal 'restart failed'
 }

@@ -186,7 +186,7 @@ take_over() {
 
 # ---- a pid file that cannot be written ----
 
-# rejected WHY: the server does not start with $pid_file, and says why in one line.
+# rejected WHY: the server does not start with $pid_file, and prints the reason in one line.
 rejected() {
     run -1 bash -c "cd '$BATS_TEST_TMPDIR'; ${limit:-} exec ./$NAME -l 127.0.0.1:0 -p '$pid_file'" 3>&-
     [[ $output =~ ^$NAME\[[0-9]+\]:\ cannot\ write\ pid\ file\ $pid_file:\ $1$ ]]

@@ -8,7 +8,7 @@ load tools/helper
 
 PATH=$PATH:/usr/sbin
 
-# answers PORT: whether there is an answer at PORT, whatever it says.
+# answers PORT: whether there is any answer at PORT.
 answers() {
     curl -q -s --noproxy '*' --max-time "$patience" -o /dev/null "http://127.0.0.1:$1/"
 }
@@ -77,7 +77,7 @@ ask_over_and_over() {
     done
 }
 
-# keep_asking WHAT: what h2load says goes to the file WHAT.
+# keep_asking WHAT: runs h2load again and again; its output goes to the file WHAT.
 keep_asking() {
     local post=()
     [[ $1 == gets ]] || post=(-d posted)
@@ -95,12 +95,12 @@ stop_asking() {
     done
 }
 
-# said FILE WORD: the sum of the numbers that stand before WORD in what h2load said.
+# said FILE WORD: prints the sum of the numbers before WORD in the output of h2load.
 said() {
     grep -Eo "[0-9]+ $2" "$BATS_TEST_TMPDIR/$1" | awk '{ sum += $1 } END { print sum + 0 }'
 }
 
-# say_failures WHAT...: prints what h2load said of requests that failed.
+# say_failures WHAT...: prints the lines of h2load about requests that failed.
 say_failures() {
     (cd "$BATS_TEST_TMPDIR" && grep -hE '^(requests|status)' "$@") |
         grep -E '[1-9][0-9]* (failed|errored|timeout|5xx)' || true

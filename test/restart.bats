@@ -87,7 +87,7 @@ load tools/helper
         cp "$SERVER_DIR/$NAME" "$BATS_TEST_TMPDIR/a1/v1/$name"
         cp "$SERVER_DIR/$NAME" "$BATS_TEST_TMPDIR/$name"
     done
-    # What ends with a 1 loses it, but a mere 1 gets another; the folder's name does not count.
+    # A name that ends with a 1 loses it, but the name 1 gets another; folders do not count.
     for names in srv,srv1,srv srv11,srv1,srv 1,11,1; do
         IFS=, read -r first second third <<<"$names"
         for folder in a1/v1 .; do
@@ -270,7 +270,7 @@ signals() {
 
 # ---- whose channel it is ----
 
-@test "variables of restarts that are not for this process are ignored, and not handed on" {
+@test "RESTART_CHANNEL and RESTART_SUPERVISOR of another process are ignored, and not passed on" {
     for value in '' : 1 :9 1:9 "$BASHPID:" "$BASHPID:-1" "$BASHPID:8" "$BASHPID:9" \
         "$BASHPID:99999999999999999999" "x$BASHPID:9" "$(printf '9%.0s' {1..3000}):9"; do
         # 9 is open, and no socket; 8 is not open.
@@ -301,7 +301,7 @@ signals() {
     serves
 }
 
-@test "a channel that a program in between inherited and passed on is ignored" {
+@test "a channel that another program inherited and passed on is ignored" {
     start_server
     # The successor is not the old process's child, but its grandchild.
     successor_script 'become "$@" & wait'

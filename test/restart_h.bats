@@ -64,7 +64,7 @@ script() {
     mv "$BATS_TEST_TMPDIR/new" "$BATS_TEST_TMPDIR/$(next)"
 }
 
-# The file name of the next successor, and what puts the program back there.
+# next: prints the file name of the next successor. mend: puts the program back there.
 next() {
     [[ $(readlink "/proc/$pid/exe") == */echo1 ]] && echo echo || echo echo1
 }

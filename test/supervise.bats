@@ -688,7 +688,7 @@ close_window() {
 supervised="./$NAME --supervise -l 127.0.0.1:0 ${PATIENT[*]}"
 single="./$NAME -l 127.0.0.1:0 ${PATIENT[*]}"
 
-@test "a terminal that stops background processes which write stops no server" {
+@test "a terminal with stty tostop stops no server" {
     for command in "$single; sleep 300" "$supervised" "$single & wait; sleep 300" "$supervised & wait"; do
         on_terminal "stty tostop; $command"
         for _ in 1 2; do

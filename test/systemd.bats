@@ -28,8 +28,8 @@ fill_queue() {
     wait_for says "$notes" '^full$'
 }
 
-# What the manager was notified of: a line each, PID TEXT, with N for the number of microseconds and
-# SERVING for the version and the time since when it serves.
+# notes: prints the notifications, a line each: PID TEXT, with N for the number of microseconds and
+# SERVING for the version and the time.
 notes() {
     sed -E '/^(ready|full)$/d
         s/^([0-9]+) [0-9]+ /\1 /
@@ -38,7 +38,7 @@ notes() {
         "$notes"
 }
 
-# What the manager did not ignore, but for barriers.
+# accepted: prints the notifications that the manager did not ignore, without barriers.
 accepted() {
     notes | grep -v -e ' ignored ' -e ' BARRIER=1$'
 }
@@ -51,12 +51,12 @@ wait_note() {
     wait_for noted "$1"
 }
 
-# only_noted: whether the manager was told what standard input says, and nothing else.
+# only_noted: whether the notifications are those of standard input, and no others.
 only_noted() {
     diff - <(notes)
 }
 
-# What the manager is notified of in a restart of $old into $pid.
+# restart_notes: prints the notifications of a restart of $old into $pid.
 restart_notes() {
     echo "$old RELOADING=1|MONOTONIC_USEC=N|STATUS=
 $old MAINPID=$pid|READY=1
@@ -79,7 +79,7 @@ start_traced() {
     wait_listening
 }
 
-# Ends the process that serves as a user does, and waits until the manager knows.
+# Ends the process that serves as a user does, and waits for the notifications.
 stop_server() {
     pid=$(serving_pid)
     kill -TERM "$pid"
@@ -192,7 +192,7 @@ fails_with() {
     serves
     restart_server
     wait_note "^$old MAINPID=$pid"
-    # A successor says what it is once the old process has ended.
+    # A successor sends its status when the old process has ended.
     diff <(accepted | grep -v ' ended$') - <<<"$old READY=1|STATUS=SERVING
 $old RELOADING=1|MONOTONIC_USEC=N|STATUS=
 $old MAINPID=$bad|READY=1
@@ -249,7 +249,7 @@ $pid ended"
 
 # ---- a service manager that is busy ----
 
-# Whether PID is the last process that the manager heard of as the main one, and only that is left.
+# is_main PID: whether PID is the last main process that was notified, and the only one left.
 is_main() {
     programs_are "$1" && [[ $(accepted | sed -n 's/.* MAINPID=\([0-9]*\)|.*/\1/p' | tail -n 1) == "$1" ]]
 }
@@ -347,7 +347,7 @@ find_programs() {
     start_server
     connect
     for _ in {1..10}; do
-        # One that has just been started may not be seen.
+        # find_programs may miss a process that has just been started.
         wait_for find_programs
         kill -USR1 "${all[@]}" 2>/dev/null || true
         kill -USR1 "${all[@]}" 2>/dev/null || true
@@ -544,7 +544,7 @@ verified() {
 EOT
 }
 
-# setting UNIT NAME: what the unit file UNIT sets NAME to.
+# setting UNIT NAME: prints the value of NAME in the unit file UNIT.
 setting() {
     sed -e ':join; /\\$/{N; s/\\\n */ /; b join}' "$1" | sed -n "s/^$2=//p"
 }
