@@ -93,7 +93,7 @@ load tools/crowd
     hold_hand_over
     sort_connections
     kill -KILL "$pid"
-    wait_gone "$pid"
+    wait_log "\[$old]: successor $pid was ended by signal 9"
     # As at a shutdown: answers announce the close, and idle connections are closed a second later.
     end_last_request "$half"
     for conn in "${served[@]}"; do
@@ -102,7 +102,6 @@ load tools/crowd
     done
     ended "$old"
     ((status == 0))
-    logged "\[$old]: successor $pid was ended by signal 9"
 }
 
 # ---- the old process ----

@@ -311,4 +311,9 @@ long() {
     socat -t "$patience" - "TCP:127.0.0.1:$port" <"$BATS_TEST_TMPDIR/requests" >"$BATS_TEST_TMPDIR/answers"
     [ "$(grep -ao 'HTTP/1.1 200 OK' "$BATS_TEST_TMPDIR/answers" | wc -l)" -eq 20000 ]
     [ "$(grep -aoF 'Hello, World!' "$BATS_TEST_TMPDIR/answers" | wc -l)" -eq 20000 ]
+    # It is slow to read: the end comes while the server waits to send.
+    repeat 1600 "$WHOLE" >"$BATS_TEST_TMPDIR/requests"
+    socat -b 4096 -t "$patience" - "TCP:127.0.0.1:$port,rcvbuf=4096" <"$BATS_TEST_TMPDIR/requests" |
+        { sleep 1 && cat; } >"$BATS_TEST_TMPDIR/answers"
+    [ "$(grep -ao 'HTTP/1.1 200 OK' "$BATS_TEST_TMPDIR/answers" | wc -l)" -eq 1600 ]
 }

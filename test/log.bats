@@ -82,6 +82,9 @@ version() {
     pid=$!
     wait_for serves_at_all
     for ((i = 0; i < 3; i++)); do
+        for fd in 0 1 2; do
+            [[ $(readlink "/proc/$pid/fd/$fd") == /dev/null ]]
+        done
         begin_request
         old=$pid
         kill -USR1 "$old"
