@@ -10,6 +10,10 @@
 # what has to happen has $patience seconds, and the server's own timeouts are ten times as long, but
 # where a test is about one of them.
 #
+# bats runs commands of its own before each command of a test and of the functions that it calls
+# (set -o functrace), in order to report where a test failed. In loops these take most of the time.
+# So functions that wait or search turn that off for what they call, until they return.
+#
 # Names that the functions set: pid and port of the server started last, log (its standard error).
 
 SERVER_DIR=${SERVER_DIR:-${BATS_TEST_DIRNAME%/*}}
@@ -34,7 +38,6 @@ setup() {
 
 # What each setup begins with. Sets log.
 prepare() {
-    quicken
     log=$BATS_TEST_TMPDIR/log
     # What is sent to a connection that is closed fails, and ends nothing.
     trap : PIPE
@@ -43,22 +46,14 @@ prepare() {
 }
 
 teardown() {
-    echo "${failed_at:+failed in $failed_at}"
     end_all
     no_defects
 }
 
-# Has bats note the line of each command of the test, for its report, but not those of the functions
-# that the test calls: that takes most of the time. With bats --trace it does. What failed in a
-# function is noted here, and said at the end.
-quicken() {
-    ((BATS_TRACE_LEVEL)) || set +o functrace
-    declare -ft bats_error_trap bats_check_status_from_trap
-    trap 'bats_error_trap "${failed_at:=${BASH_SOURCE[0]##*/}, line $LINENO: $BASH_COMMAND}"' ERR
-}
-
 # What a build that checks itself has found. A server that ends at once may leave connections.
 no_defects() {
+    local -
+    set +o functrace
     local process
     says_defect || return 0
     if grep -Es -A 30 'ERROR: AddressSanitizer: |runtime error: ' "$BATS_TEST_TMPDIR"/log*; then
@@ -162,6 +157,8 @@ find_serving() {
 }
 
 serving_pid() {
+    local -
+    set +o functrace
     local serving
     find_serving
     echo "$serving"
@@ -183,6 +180,8 @@ names() {
 # handed over; if the server has a pid file, until the successor has received that, too. Sets old
 # and pid.
 restart_server() {
+    local -
+    set +o functrace
     local serving
     find_serving
     old=$serving
@@ -196,6 +195,8 @@ restart_server() {
 
 # The same with a ready timeout so short that a busy machine may miss it: five times at most.
 restart_in_the_end() {
+    local -
+    set +o functrace
     local serving handed late tries
     find_serving
     old=$serving
@@ -255,6 +256,8 @@ find_successor() {
 # successor_script LINES: makes the next successor a bash script that runs LINES, in which
 # "become" turns it into the real program under the right name.
 successor_script() {
+    local -
+    set +o functrace
     local name program
     find_successor
     program=$BATS_TEST_TMPDIR/$name
@@ -299,13 +302,18 @@ claim_unread() {
 # wait_for COMMAND...: polls until it succeeds, for $patience seconds (or $deadline) at most, at ever
 # longer intervals.
 wait_for() {
+    local -
+    set +o functrace
+    poll "$@" && return
+    echo "waited in vain for: $*"
+    tail -n 50 "$log"
+    return 1
+}
+
+poll() {
     local end=$((SECONDS + ${deadline:-$patience})) interval=10
     until "$@"; do
-        if ((SECONDS > end)); then
-            echo "waited in vain for: $*"
-            tail -n 50 "$log"
-            return 1
-        fi
+        ((SECONDS <= end)) || return 1
         pause "$interval"
         ((interval >= 200)) || ((interval += interval / 4))
     done
@@ -330,6 +338,8 @@ says() {
 }
 
 logged() {
+    local -
+    set +o functrace
     says "$log" "$1"
 }
 
@@ -524,6 +534,8 @@ get_status() {
 
 # serves: whether a request over a new connection is answered as it should be.
 serves() {
+    local -
+    set +o functrace
     local conn failed=0
     connect 2>/dev/null || return 1
     ask "$conn" || failed=1
@@ -540,6 +552,12 @@ connect() {
 
 # connect_many N: opens N connections. Sets conns.
 connect_many() {
+    local -
+    set +o functrace
+    connect_each "$1"
+}
+
+connect_each() {
     conns=()
     for ((i = 0; i < $1; i++)); do
         connect
@@ -614,6 +632,8 @@ end_last_request() {
 # ask FD: asks once more over the open connection FD: the right answer has to come, and leave it
 # open.
 ask() {
+    local -
+    set +o functrace
     send "$1" "$WHOLE" && answered "$1"
 }
 
@@ -641,6 +661,8 @@ ask_many() {
 
 # answered FD: the right answer comes over FD, and leaves it open.
 answered() {
+    local -
+    set +o functrace
     receive "$1" && [[ $code == 200 && $body == 'Hello, World!' ]] && ! announces_close
 }
 
@@ -665,6 +687,8 @@ closed() {
 # closes_gracefully BEGUN: the client of the idle connection $conn notices nothing worse than a
 # graceful close: a request that it sends within a second of BEGUN, in microseconds, is answered.
 closes_gracefully() {
+    local -
+    set +o functrace
     local took
     send "$conn" "$WHOLE" || true
     took=$((${EPOCHREALTIME/[.,]/} - $1))
@@ -683,6 +707,12 @@ closes_gracefully() {
 # to be accepted; unread and unsent, how many bytes wait to be read, and to be sent. Fails once it is
 # gone.
 server_end() {
+    local -
+    set +o functrace
+    find_end "$1"
+}
+
+find_end() {
     local key ours received queued here there rest client=''
     local -A ends=()
     while read -r key ours; do
@@ -773,6 +803,8 @@ find_left_over() {
 
 # none_left_but [PID]
 none_left_but() {
+    local -
+    set +o functrace
     local processes
     find_left_over
     [[ ${processes[*]} == "${1-}" ]]
@@ -780,6 +812,8 @@ none_left_but() {
 
 # Whether all servers but the one that serves have ended.
 only_one_left() {
+    local -
+    set +o functrace
     local serving
     find_serving
     programs_are "$serving"
@@ -796,6 +830,8 @@ all_gone() {
 # Ends what the test started: first as a user would, so that checked builds can write what they
 # found, then by force.
 end_all() {
+    local -
+    set +o functrace
     local process processes
     find_left_over
     # TERM and INT are two requests to end, and the second is carried out at once.
