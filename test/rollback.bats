@@ -334,7 +334,7 @@ one_listens() {
     restart_server
     wait_for has_no_listener "$old"
     kill -KILL "$pid"
-    wait_gone "$pid"
+    wait_log "\[$old]: successor $pid was ended by signal 9"
     wait_for refuses
     end_last_request "$half"
     old_ends
