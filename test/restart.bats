@@ -393,5 +393,7 @@ all_answered() {
     mend_successor
     kill -USR1 "$pid"
     wait_for succeeded "$pid"
+    # Until then the old process may accept a connection, and close it after its answer.
+    wait_log "\[$pid]: handed over"
     serves
 }

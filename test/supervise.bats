@@ -681,7 +681,7 @@ type_key() {
 }
 
 close_window() {
-    kill -KILL "$terminal"
+    kill -KILL "$terminal" 2>/dev/null || true
     wait "$terminal" 2>/dev/null || true
 }
 
