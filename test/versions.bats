@@ -63,9 +63,10 @@ request_many() {
 }
 
 @test "a successor takes one connection from each message that begins with C, and ignores others" {
-    start_peer accept=25 start hear=R2 send=X:1 send=M:0 send=D:0 send=C:1 send=C1:1 send=C253:1 \
+    start_peer accept=25 file=sent start hear=R2 send=X:1 send=M:0 send=D:0 send=C:1 send=C1:1 send=C253:1 \
         send=X1:0 send=C1:0 give=20 end eof crash
     request_many 26
+    proceed sent
     wait_reported
     # The connection that came with another message is closed with its request unread.
     wait_for server_end_gone "${conns[0]}"
