@@ -32,7 +32,7 @@ flood() {
 
 # ---- clients that do not read ----
 
-@test "clients that send requests without end and read no answer cost little, and are closed in time" {
+@test "clients that send requests without end and read no answer cost little, and are closed" {
     start_server --request-timeout 2
     before=$(descriptors "$pid")
     serves
@@ -165,7 +165,7 @@ find_kernel_memory() {
     connect
     send "$conn" "POST / HTTP/1.1\r\n${HOST}Content-Length: 999999999999\r\n\r\n"
     receive "$conn"
-    # The server drops 2 MiB and the buffers hold some more, which is far less than fits into the time.
+    # The server drops 2 MiB and the buffers hold some more, far less than fits into the time.
     if dd if=/dev/zero bs=64k count=1600 status=none >&"$conn"; then
         return 1
     fi
@@ -174,7 +174,7 @@ find_kernel_memory() {
 
 # ---- slow clients ----
 
-@test "many heads that come byte by byte all end at the deadline, and no other client waits for them" {
+@test "many heads that come byte by byte all end at the deadline, and delay no other client" {
     start_server --request-timeout 2
     before=$(descriptors "$pid")
     connect_many 50
@@ -232,7 +232,7 @@ injected_often() {
 
 # ---- connections that break ----
 
-# reset TEXT: sends TEXT over a new connection, and resets it. (An escape cut in two is a backslash.)
+# reset TEXT: sends TEXT over a new connection, and resets it. An escape cut in two is a backslash.
 reset() {
     printf '%b' "$1" | socat -u - "TCP:127.0.0.1:$port,linger=0,shut-close"
 }

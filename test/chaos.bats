@@ -15,7 +15,7 @@ chaos() {
         CHAOS_KEEP=$BATS_TEST_TMPDIR/chaos "$BATS_TEST_DIRNAME/soak/chaos.sh" 3>&-
 }
 
-@test "no request and no connection is lost when restarts, stops and bad successors come at random" {
+@test "no request and no connection is lost in random restarts, stops and bad successors" {
     chaos 1 ''
 }
 

@@ -186,7 +186,8 @@ rejects() {
 
 @test "long options can be shortened, the last of two counts, and timeouts may have seven digits" {
     start_command "./$NAME" --lis 127.0.0.1:0 --pid-file first --pid second \
-        --idle-timeout 1000000 --drain-timeout=1000000 --request-timeout 1000000 --ready-timeout 1000000
+        --idle-timeout 1000000 --drain-timeout=1000000 --request-timeout 1000000 \
+        --ready-timeout 1000000
     wait_listening
     wait_for says "$BATS_TEST_TMPDIR/second" "^$pid$"
     [[ ! -e $BATS_TEST_TMPDIR/first ]]

@@ -30,8 +30,8 @@ client() {
     ((restarts > 0))
 }
 
-# curl_over_and_over COUNT OPTIONS...: asks COUNT times, 50 times a second, and prints of each answer
-# the body, the status, the number of connections opened for it, and the version.
+# curl_over_and_over COUNT OPTIONS...: asks COUNT times, 50 a second, and prints of each answer the
+# body, the status, the number of connections opened for it, and the version.
 curl_over_and_over() {
     curl -q -sS --noproxy '*' --rate 50/s -w ' %{http_code} %{num_connects} %{http_version}\n' \
         "${@:2}" "http://127.0.0.1:$port/?[1-$1]"

@@ -80,7 +80,7 @@ drain() {
     ((status == 0))
 }
 
-@test "a client that closes after its last response ends the connection before the server gives up" {
+@test "a client that closes after its last response ends the connection at once" {
     start_server
     for ((tries = 0, took = 1900; tries < 10 && took >= 1900; tries++)); do
         none=$(descriptors "$pid")

@@ -127,7 +127,7 @@ load tools/crowd
     ask_many "${conns[@]}"
 }
 
-@test "the old process is killed before it has read the claim: the successor's clients do not notice" {
+@test "the old process is killed before it has read the claim: the successor's clients stay" {
     start_server -p pid_file
     connect
     lost=$conn

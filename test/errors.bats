@@ -1,7 +1,7 @@
 #!/usr/bin/env bats
 # SPDX-License-Identifier: 0BSD
-# System calls fail. Each one that a restart makes fails once: no client notices, and the next restart
-# works. Others fail for a while, or for good.
+# System calls fail. Each one that a restart makes fails once: no client notices, and the next
+# restart works. Others fail for a while, or for good.
 # shellcheck disable=SC2030,SC2031,SC2153,SC2154 # a test is a subshell; helper.bash sets the rest
 
 load tools/helper
@@ -261,8 +261,8 @@ count_child_calls() {
 
 # ---- errors of accept ----
 
-# start_without_accept WHICH ERROR: starts a server whose calls of accept4 fail with ERROR, those that
-# WHICH names, as strace does. Sets calls, a file with a line for each.
+# start_without_accept WHICH ERROR: starts a server whose calls of accept4 fail with ERROR, namely
+# those that WHICH names, as strace does. Sets calls, a file with a line for each.
 start_without_accept() {
     calls=$BATS_TEST_TMPDIR/calls
     # As a grandchild (-D), strace leaves the server to be the process that was started.

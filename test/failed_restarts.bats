@@ -94,7 +94,7 @@ fails() {
     done
 }
 
-@test "a successor that hangs, sends garbage or closes the channel is killed when its time is over" {
+@test "a successor that hangs, sends garbage or closes the channel is killed when time is over" {
     begin --ready-timeout 3
     # The first one does not end for anything less than SIGKILL.
     for script in \
@@ -203,7 +203,7 @@ fails() {
 
 # ---- a successor that has not claimed the listener yet ----
 
-@test "a successor that hangs before its first turn is killed at the ready timeout, and no client notices" {
+@test "a successor that hangs before its first turn is killed at the ready timeout" {
     need_strace
     begin --ready-timeout 6
     connect_many 10
@@ -265,7 +265,7 @@ fails() {
     ask "$conn"
 }
 
-@test "a successor that claims the listener while the old process gives it up serves, and no client is lost" {
+@test "a successor that claims the listener while the old process gives it up serves" {
     need_strace
     start_server --ready-timeout 2 -p pid_file
     connect

@@ -92,8 +92,8 @@ idle_and_ask() {
     handed_over_when_sent $((1500 * sent))
 }
 
-# handed_over_when_sent N: the N answers that the test's connection has yet to read come in full, and
-# then the connection is handed over.
+# handed_over_when_sent N: the N answers that the test's connection must still read come in full,
+# and then the connection is handed over.
 handed_over_when_sent() {
     restart_server
     alive "$old"

@@ -271,7 +271,7 @@ listens_at() {
     logged 'cannot listen on 2 inherited sockets: --listen names 1 address'
 }
 
-@test "a service manager may pass another number of sockets than --listen names, also to a successor" {
+@test "a service manager may pass another number of sockets than --listen names" {
     first=$(free_port)
     second=$(free_port)
     inherit '' "127.0.0.1:$first" "127.0.0.1:$second" -- -l 127.0.0.1:0

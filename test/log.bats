@@ -100,7 +100,7 @@ version() {
     wait_gone "$pid"
 }
 
-@test "the server restarts and ends gracefully when standard error is a full pipe, a broken one or a full file" {
+@test "the server restarts when standard error is a full pipe, a broken pipe or a full file" {
     # The file is full from the beginning, or once it has a line or two.
     for kind in 'full pipe' 'broken pipe' 0 100 200; do
         rm -f "$BATS_TEST_TMPDIR/stderr"

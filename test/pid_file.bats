@@ -34,8 +34,8 @@ holders() {
     find /proc/[0-9]*/fd -lname "socket:\[$inode]" 2>/dev/null | cut -d / -f 3 | sort -u
 }
 
-# held_by PID: whether it alone holds that: the old process closes the socket when it has handed over,
-# which may be after its successor has written the pid file.
+# held_by PID: whether it alone holds that. The old process closes the socket when it has handed
+# over, which may be after its successor has written the pid file.
 held_by() {
     [[ $(holders) == "$1" ]]
 }
@@ -77,7 +77,7 @@ held_by() {
 }
 
 # watch_pid_file: reads it as fast as it can, until there is a file named enough. Writes a line to
-# wrong whenever it was not whole, or the pid was that of a process that has ended, and counts in looks.
+# wrong whenever it was not whole, or named a process that has ended, and counts in looks.
 watch_pid_file() {
     local line again looks=0
     while [[ ! -e $BATS_TEST_TMPDIR/enough ]]; do

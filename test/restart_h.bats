@@ -143,7 +143,7 @@ load_ends() {
     [[ $(grep -Evc "^echo1?\[[0-9]+]: .+$" "$log") == 0 ]]
 }
 
-@test "no client of the echo server notices successors that hang, crash, end or cannot be executed" {
+@test "no client of the echo server notices successors that hang, crash or cannot be executed" {
     run_server echo 0
     mixed_load
     script 'exec sleep 300'
@@ -211,7 +211,7 @@ load_ends() {
     echoes "$conn"
 }
 
-@test "a forked child has the signal mask of the first process and none of the module's descriptors" {
+@test "a forked child has the first process's signal mask and none of the module's descriptors" {
     run_server forker
     connect
     echoes "$conn"

@@ -112,7 +112,7 @@ handed_over_more_than() {
     logged "\[$old]: successor $pid exited with status 0"
 }
 
-@test "requests in flight at the old process finish after a rollback, and their connections stay open" {
+@test "requests in flight at the old process finish after a rollback, and connections stay open" {
     start_server -p pid_file --rollback-timeout "$LONG"
     begin_request
     connect

@@ -57,7 +57,7 @@ load tools/crowd
     ((status == 0))
 }
 
-@test "connections that wait to be accepted at SIGTERM are served though accepting fails for a while" {
+@test "connections that wait at SIGTERM are served, even if accepting fails for a while" {
     need_strace
     start_server
     in_trouble accept4,accept error=EMFILE
@@ -74,7 +74,7 @@ load tools/crowd
     ((status == 0))
 }
 
-@test "a second SIGTERM or SIGINT ends the server and its pending successor at once, with status 1" {
+@test "a second SIGTERM or SIGINT ends server and pending successor at once, with status 1" {
     for pair in 'TERM TERM' 'TERM INT' 'INT TERM' 'INT INT'; do
         read -r first second <<<"$pair"
         start_server

@@ -218,7 +218,7 @@ finds_port_below() {
     supervisor_ended 139
 }
 
-@test "a crash at the same time as the end of the predecessor gives the first process its status, too" {
+@test "a crash together with the predecessor's end gives the first process its status, too" {
     for _ in {1..20}; do
         start_supervised --rollback-timeout 600
         hand_over
@@ -419,7 +419,7 @@ is_child_of_supervisor() {
     wait_for only "$supervisor" "$pid"
 }
 
-@test "SIGTERM while a restart is pending ends the server and its successor, and is passed on once" {
+@test "SIGTERM while a restart is pending ends the server and, passed on once, its successor" {
     start_supervised
     successor_script 'trap "echo hit >>hit; exit 0" TERM; : >started
         until [[ -e go ]]; do sleep 0.02; done'

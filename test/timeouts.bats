@@ -144,7 +144,7 @@ drain() {
     done
 }
 
-@test "a request that was whole before the drain deadline is answered by a server that was stopped" {
+@test "a server that was stopped answers requests that were whole before the drain deadline" {
     for how in restart SIGTERM; do
         start_server --drain-timeout 6
         # More than epoll reports at once.

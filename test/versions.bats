@@ -48,7 +48,7 @@ request_many() {
 
 # ---- the server succeeds the peer ----
 
-@test "a successor owns the listener and the pid file when it reports, and closes the channel when it ends" {
+@test "a successor owns listener and pid file when it reports, and closes the channel when it ends" {
     start_peer start hear=R2 file=end end eof reap=0
     wait_reported
     names "$pid"
@@ -84,7 +84,7 @@ server_end_gone() {
     ! server_end "$1"
 }
 
-@test "a process that is replaced while it still receives connections reports that, and passes them on" {
+@test "a process that is replaced while it receives connections reports that, and passes them on" {
     start_peer accept=3 start hear=R2 give=1 file=go give=2 end eof reap=0
     request_many 3
     wait_reported
@@ -134,7 +134,7 @@ succeed_with() {
     serves
 }
 
-@test "a successor that takes no connections gets the listener, and idle connections are closed gracefully" {
+@test "idle connections are closed gracefully if the successor takes no connections" {
     # In the old protocol R1 is the report of a successor that takes connections.
     for report in R R1; do
         : >"$log"
