@@ -9,7 +9,9 @@ load tools/helper
 
 # start_supervised [OPTIONS...]: starts a supervised server. Sets supervisor and pid, the server's.
 start_supervised() {
-    start_command "./$NAME" --supervise -l 127.0.0.1:0 -p pid_file "${PATIENT[@]}" "$@"
+    # A test in the background may have been started with SIGQUIT ignored.
+    start_command env --default-signal=QUIT "./$NAME" --supervise -l 127.0.0.1:0 -p pid_file \
+        "${PATIENT[@]}" "$@"
     supervisor=$pid
     wait_for has_child
     wait_listening
@@ -735,7 +737,7 @@ single="./$NAME -l 127.0.0.1:0 ${PATIENT[*]}"
 
 @test "Ctrl-\\, and closing the window, end the servers" {
     for end in quit close; do
-        on_terminal "ulimit -c 0; $supervised; echo status \$?"
+        on_terminal "ulimit -c 0; env --default-signal=QUIT $supervised; echo status \$?"
         begin_request
         old=$pid
         kill -USR1 "$pid"
