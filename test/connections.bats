@@ -173,11 +173,11 @@ drain() {
     ! is_checked || skip 'a checked build needs memory to start with'
     start_server
     serves
-    prlimit "--pid=$pid" "--as=$(($(status_of "$pid" VmSize) * 1024)):"
+    prlimit "--pid=$pid" "--as=$((($(status_of "$pid" VmSize) + 384) * 1024)):"
     printf -v head 'GET / HTTP/1.1\r\nHost: a\r\nX: %015000d' 0
     connect_many 40
     for conn in "${conns[@]}"; do
-        printf '%s' "$head" >&"$conn"
+        send "$conn" "$head" || true
         wait_for taken_or_closed "$conn"
     done
     prlimit "--pid=$pid" --as=unlimited:
