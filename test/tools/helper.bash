@@ -329,6 +329,12 @@ pause() {
 # says FILE REGEX: whether a line of the file matches. Sets BASH_REMATCH. It is asked so often that
 # a process each time would be most of what a test costs.
 says() {
+    local -
+    set +o functrace
+    find_line "$@"
+}
+
+find_line() {
     local line lines=()
     [[ ! -e $1 ]] || mapfile -t lines <"$1"
     for line in "${lines[@]}"; do
@@ -338,19 +344,12 @@ says() {
 }
 
 logged() {
-    local -
-    set +o functrace
     says "$log" "$1"
 }
 
 # count_log REGEX: how many lines of the log match.
 count_log() {
-    local line lines count=0
-    mapfile -t lines <"$log"
-    for line in "${lines[@]}"; do
-        [[ ! $line =~ $1 ]] || ((++count))
-    done
-    echo "$count"
+    grep -Ec -- "$1" "$log" || true
 }
 
 wait_log() {
@@ -536,6 +535,10 @@ get_status() {
 serves() {
     local -
     set +o functrace
+    is_served
+}
+
+is_served() {
     local conn failed=0
     connect 2>/dev/null || return 1
     ask "$conn" || failed=1
@@ -592,6 +595,12 @@ send() {
 # receive FD: reads one whole response. Sets code, header (its lines, without CR) and body.
 # Fails if the connection ends, or nothing comes for $patience seconds.
 receive() {
+    local -
+    set +o functrace
+    read_response "$1"
+}
+
+read_response() {
     local line length=0
     code='' header='' body=''
     while IFS= read -r -t "$patience" -u "$1" line; do
@@ -639,6 +648,12 @@ ask() {
 
 # ask_many FD...: asks over all of them at once: the right answers come, and leave them open.
 ask_many() {
+    local -
+    set +o functrace
+    ask_all "$@"
+}
+
+ask_all() {
     local fd text length
     # Each answer is as long as the first.
     send "$1" "$WHOLE"
