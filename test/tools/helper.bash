@@ -108,13 +108,20 @@ start_server() {
 start_command() {
     (
         cd "$BATS_TEST_TMPDIR" || exit
-        for fd in "/proc/$BASHPID/fd"/*; do
-            fd=${fd##*/}
-            ((fd < 10 && fd != 3 && fd != 4)) || eval "exec $fd>&-"
-        done
+        set +o functrace
+        close_descriptors
         exec "$@" </dev/null 2>>"$log" >>"$log.out"
     ) &
     pid=$!
+}
+
+# Closes 3 and 4, which bats uses, and all from 10 on.
+close_descriptors() {
+    local fd
+    for fd in "/proc/$BASHPID/fd"/*; do
+        fd=${fd##*/}
+        ((fd < 10 && fd != 3 && fd != 4)) || eval "exec $fd>&-"
+    done
 }
 
 # Waits until process $pid listens, and has opened what it opens after that. Sets port.
