@@ -131,17 +131,14 @@ static bool is_journal(void)
 
 void restart_log(int priority, const char *text)
 {
-    char line[LINE_SIZE + NAME_MAX];
+    char line[NAME_MAX + NUMBER_SIZE + LINE_SIZE];
     const char *name = program_invocation_short_name;
     struct stat stream;
     sigset_t stop, before;
-    int length = is_journal() ? snprintf(line, sizeof line, "<%d>%s\n", priority, text)
-                              : snprintf(line, sizeof line, "%.*s[%ld]: %s\n", NAME_MAX, name,
-                                         (long)getpid(), text);
-    if (length >= (int)sizeof line) {
-        length = sizeof line - 1;
-        line[length - 1] = '\n';
-    }
+    const int length = is_journal()
+                           ? snprintf(line, sizeof line, "<%d>%.*s\n", priority, LINE_SIZE, text)
+                           : snprintf(line, sizeof line, "%.*s[%ld]: %.*s\n", NAME_MAX, name,
+                                      (long)getpid(), LINE_SIZE, text);
     /* A terminal that Ctrl-S has stopped, or a pipe that another process fills, would block, so a
      * description of its own is opened. SIGTTOU stops a background process, tcsetattr(3). */
     const bool is_file = fstat(STDERR_FILENO, &stream) == 0 && S_ISREG(stream.st_mode);
@@ -389,16 +386,14 @@ static void step_after(struct restart *r, int64_t ms)
 
 /* The one place where interest in a listener, or in the predecessor's connections, is set. A
  * failure is tried again; but that FD is (EEXIST) or is not (ENOENT) watched already is none. */
-static int watch_source(struct restart *r, int fd, bool wanted)
+static void watch_source(struct restart *r, int fd, bool wanted)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = r->options.accept_data};
     if (fd == r->predecessor)
         event.data.ptr = r->options.step_data; /* many come at once */
-    if (fd < 0 || epoll_ctl(r->epoll, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event) == 0 ||
-        errno == (wanted ? EEXIST : ENOENT))
-        return 0;
-    step_after(r, RETRY_MS);
-    return -1;
+    if (fd >= 0 && epoll_ctl(r->epoll, wanted ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, fd, &event) < 0 &&
+        errno != (wanted ? EEXIST : ENOENT))
+        step_after(r, RETRY_MS);
 }
 
 static bool may_accept(const struct restart *r, int i)
@@ -421,9 +416,11 @@ static void watch_sources(struct restart *r)
  * description, epoll(7). */
 static void close_listeners(struct restart *r)
 {
-    int *count = &r->listener_count;
-    while (*count > 0 && watch_source(r, r->listeners[*count - 1], false) == 0)
-        close_fd(&r->listeners[--*count]);
+    while (r->listener_count > 0) {
+        int *listener = &r->listeners[--r->listener_count];
+        watch_source(r, *listener, false);
+        close_fd(listener);
+    }
 }
 
 /* ---- the phase and the owner ---- */
@@ -476,7 +473,9 @@ static void enter(struct restart *r, enum restart_phase phase)
     if (drains && r->open > 0)
         say(r, LOG_INFO, "draining: %d connections", r->open);
     if (phase <= RESTART_STARTING)
-        r->handed_over = r->finished = 0;
+        r->handed_over = r->closed = 0;
+    if (phase == RESTART_CUT && before != RESTART_CUT)
+        r->finished = r->closed - r->handed_over;
     if (phase < RESTART_DONE)
         return;
     close_listeners(r);
@@ -484,7 +483,7 @@ static void enter(struct restart *r, enum restart_phase phase)
         unlink(r->options.pid_file);
     if (before != RESTART_INHERITING)
         say(r, LOG_INFO, "ended: %lu connections handed over, %lu finished here", r->handed_over,
-            r->finished);
+            r->closed - r->handed_over);
 }
 
 static void fail(struct restart *r)
@@ -762,19 +761,14 @@ static void leave_predecessor(struct restart *r)
 static void claim(struct restart *r)
 {
     const bool alone = r->predecessor < 0 || has_events(r->predecessor, 0);
-    const bool late = r->predecessor >= 0 && other_owner(r) > 0;
-    if (!late && !announce(r, !alone || r->inherited == 0)) {
+    if (!announce(r, !alone || r->inherited == 0)) {
         fail(r);
         return;
     }
-    if (!late)
-        say_listening(r);
-    int error = late ? EPIPE : 0;
-    if (!late && !alone && send_message(r->predecessor, "R2", -1) < 0)
-        error = errno;
-    if (error && (late || !has_events(r->predecessor, 0))) {
+    say_listening(r);
+    if (!alone && send_message(r->predecessor, "R2", -1) < 0 && !has_events(r->predecessor, 0)) {
         say(r, LOG_ERR, "cannot claim the listeners: %s",
-            error == EPIPE ? "the predecessor serves on" : strerror(error));
+            errno == EPIPE ? "the predecessor serves on" : strerror(errno));
         fail(r);
         return;
     }
@@ -929,6 +923,8 @@ static void give_up_successor(struct restart *r)
 
 static void forget_successor(struct restart *r)
 {
+    if (r->successor.pid > 0)
+        waitpid(r->successor.pid, NULL, WNOHANG);
     close_fd(&r->successor.process);
     close_fd(&r->successor.execution);
     close_fd(&r->successor.channel);
@@ -1014,9 +1010,6 @@ static void hand_over(struct restart *r)
         if (other_owner(r) == r->successor.pid)
             tell_supervisor(r, 'O', r->successor.pid, 1, -1); /* only executed */
         shutdown(r->successor.channel, SHUT_WR);              /* no connection will come */
-        /* A build that speaks an older protocol does not make its own successor the owner. */
-        if (r->successor.channel >= 0)
-            fcntl(r->listeners[0], F_SETOWN, 0);
     }
     enter(r, takes ? RESTART_HANDING_OVER : RESTART_DRAINING);
     if (r->options.rollback_timeout > 0 && !r->successor.releases)
@@ -1065,7 +1058,8 @@ static void successor_ended(struct restart *r, int status)
     char why[WHY_SIZE];
     const bool well = status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
     /* Another owner is the successor's own successor, which this process may not have heard of. */
-    const bool replaced = (well && !is_pending(r)) || other_owner(r) > 0;
+    const pid_t owner = other_owner(r);
+    const bool replaced = (well && !is_pending(r)) || (owner > 0 && owner != r->successor.pid);
     if (r->phase == RESTART_STARTING && replaced)
         hand_over(r);
     if (status != -1)
@@ -1140,17 +1134,21 @@ static void hear_reports(struct restart *r)
 
 static void hear_successor(struct restart *r)
 {
-    int status = -1;
+    siginfo_t end = {.si_pid = 0};
     if (r->successor.pid == 0)
         return;
-    /* One that lives after its report has been read may be handed over to. One that has ended is
-     * heard again, because everything that it reported is there then. */
+    /* A successor that lives after its report has been read may be handed over to. One that has exited
+     * is heard again, because all its messages are there now. It is reaped after the supervisor was
+     * told how it ended, because this process may be killed in between. */
     hear_reports(r);
-    const pid_t ended = waitpid(r->successor.pid, &status, WNOHANG);
-    const bool has_ended = ended > 0 || (ended < 0 && errno == ECHILD);
-    if (has_ended) {
+    const bool reaped_elsewhere =
+        waitid(P_PID, (id_t)r->successor.pid, &end, WEXITED | WNOHANG | WNOWAIT) < 0 &&
+        errno == ECHILD;
+    if (end.si_pid > 0 || reaped_elsewhere) {
         hear_reports(r);
-        successor_ended(r, status);
+        successor_ended(r, reaped_elsewhere            ? -1
+                           : end.si_code == CLD_EXITED ? end.si_status << 8
+                                                       : end.si_status);
     } else if (r->phase == RESTART_STARTING && !is_pending(r))
         hand_over(r);
     else if (r->successor.report == 'L' || has_events(r->successor.process, POLLIN))
@@ -1338,21 +1336,21 @@ static void end_draining(struct restart *r)
 {
     memset(r->backlog, 0, sizeof r->backlog);
     if (r->phase != RESTART_CUT) {
-        r->cut = 0;
         /* The connections that wait in the channel are still received, and then its end of file. */
         shutdown(r->predecessor, SHUT_RD);
         if (r->open > 0 || r->predecessor >= 0)
             enter(r, RESTART_CUT);
         return;
     }
+    const unsigned long cut = r->closed - r->handed_over - r->finished;
     leave_predecessor(r);
     if (r->open > 0 && hands_over(r)) {
         r->successor.report = 'R'; /* it does not receive, so the server closes what is left */
         enter(r, RESTART_CUT);
         return;
     }
-    if (r->cut > 0)
-        say(r, LOG_WARNING, "drain timeout: %d connections cut", r->cut);
+    if (cut > 0)
+        say(r, LOG_WARNING, "drain timeout: %lu connections cut", cut);
     if (r->open > 0)
         say(r, LOG_WARNING, "the server has not reported the end of %d connections", r->open);
     r->open = 0;
@@ -1444,8 +1442,6 @@ enum restart_phase restart_step(struct restart *r)
     r->deadlines[STEP_AT] = NEVER;
     if (moment >= r->armed)
         r->armed = -1; /* the timer has expired */
-    while (r->given_count > 0)
-        close(r->given[--r->given_count]);
     /* A server that calls daemon(3) after restart_serve is another process then, and epoll(7)
      * reports a signalfd(2) only to the process that added it. */
     if (r->pid != getpid()) {
@@ -1505,16 +1501,6 @@ bool restart_persists(const struct restart *r)
 
 void restart_close(struct restart *r, int connection)
 {
-    for (int i = 0; i < r->given_count; i++) {
-        if (r->given[i] != connection)
-            continue;
-        /* Otherwise the next step closes it, when the server has removed it from its epoll set. */
-        if (r->options.epoll > 0) {
-            close(connection);
-            r->given[i] = r->given[--r->given_count];
-        }
-        return;
-    }
     close(connection);
     restart_closed(r);
 }
@@ -1522,8 +1508,7 @@ void restart_close(struct restart *r, int connection)
 void restart_closed(struct restart *r)
 {
     r->open--;
-    r->cut += r->phase == RESTART_CUT;
-    r->finished += r->phase >= RESTART_HANDING_OVER;
+    r->closed++;
     if (r->deadlines[ACCEPT_AT] != NEVER)
         r->deadlines[ACCEPT_AT] = 0;
     if (r->deadlines[ACCEPT_AT] == 0 || (r->phase >= RESTART_HANDING_OVER && r->open == 0))
@@ -1532,23 +1517,18 @@ void restart_closed(struct restart *r)
 
 int restart_give(struct restart *r, int connection)
 {
-    const bool full = r->given_count == RESTART_GIVEN;
     errno = EPIPE;
     if (!hands_over(r))
         return -1;
-    if (full || send_message(r->successor.channel, "C1", connection) < 0) {
-        if (full || errno != EAGAIN)
-            step_after(r, full ? 0 : RETRY_MS);
+    if (send_message(r->successor.channel, "C1", connection) < 0) {
+        if (errno != EAGAIN)
+            step_after(r, RETRY_MS);
         errno = EAGAIN;
         return -1;
     }
-    r->open--;
     r->handed_over++;
     if (r->options.epoll > 0)
         epoll_ctl(r->epoll, EPOLL_CTL_DEL, connection, NULL);
-    r->given[r->given_count++] = connection;
-    if (r->open == 0 || r->options.epoll == 0)
-        step_after(r, 0);
     return 0;
 }
 
@@ -1566,13 +1546,10 @@ bool restart_leave_to_library(struct restart *r, int connection, bool is_idle)
     if (r->phase < RESTART_HANDING_OVER ||
         socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0)
         return false;
-    int own = dup(connection);
-    const bool left = own >= 0 && restart_leave(r, own, is_idle);
+    const bool left = restart_leave(r, connection, is_idle);
     if (left) {
         dup3(ends[0], connection, O_CLOEXEC);
-        restart_close(r, own);
-    } else {
-        close_fd(&own);
+        restart_closed(r);
     }
     close(ends[0]);
     close(ends[1]);
@@ -1586,8 +1563,6 @@ void restart_child(struct restart *r)
         close_fd(own[i]);
     for (int i = 0; i < RESTART_LISTENERS; i++)
         close_fd(&r->listeners[i]);
-    while (r->given_count > 0)
-        close(r->given[--r->given_count]);
     release_reserve(r);
     forget_successor(r);
     if (r->options.epoll == 0)
@@ -1726,20 +1701,19 @@ static int supervise(const struct restart *r, pid_t first, int lifeline)
     const int signals = signalfd(-1, &caught, SFD_NONBLOCK | SFD_CLOEXEC);
     struct pollfd events[] = {{.fd = signals, .events = POLLIN},
                               {.fd = lifeline, .events = POLLIN}};
-    ssize_t length = 1;
-    /* At end of file no server is left. An orphan that still has the lifeline does not count. */
-    while (length != 0 && poll(events, 2, s.count > 0 ? -1 : LAST_SERVER_MS) != 0) {
-        int life = -1;
+    ssize_t length;
+    int life, limit;
+    /* At end of file no server is left. An orphan that still has the lifeline does not count; but
+     * the owner may be the child of another server, which closes the lifeline before it ends. */
+    do {
         while ((length = receive_message(lifeline, text, &life)) > 0)
             hear_server(&s, text, life);
         forward_signals(&s, signals);
         reap(r, &s);
-    }
-    /* The owner may be the child of another server, which closes the lifeline before it ends. */
-    while (s.status == -1 && (poll(events, 1, LAST_SERVER_MS) > 0 || kill(s.owner, 0) == 0)) {
-        forward_signals(&s, signals);
-        reap(r, &s);
-    }
+        events[1].fd = length == 0 ? -1 : lifeline;
+        limit = length != 0 && s.count > 0 ? -1 : LAST_SERVER_MS;
+    } while ((length != 0 || s.status == -1) &&
+             (poll(events, 2, limit) != 0 || (s.status == -1 && kill(s.owner, 0) == 0)));
     return s.status == -1          ? EXIT_FAILURE
            : WIFSIGNALED(s.status) ? 128 + WTERMSIG(s.status)
                                    : WEXITSTATUS(s.status);

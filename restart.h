@@ -97,7 +97,6 @@ struct restart_options {
 
 enum {
     RESTART_LISTENERS = 16, /* listeners of one server */
-    RESTART_GIVEN = 64,     /* connections handed over between two steps */
     RESTART_RESERVE = 8,    /* descriptors that a restart needs when connections use up the rest */
     RESTART_NOTICES = 4096, /* bytes that wait for the service manager to read: four messages */
     RESTART_DEADLINES = 6
@@ -130,10 +129,9 @@ struct restart {
     int64_t deadlines[RESTART_DEADLINES]; /* milliseconds of the monotonic clock */
     int64_t armed;                        /* what the timer is set to */
     int open;                             /* connections that the server has */
-    unsigned long handed_over, finished;  /* connections, since the hand-over began */
-    int cut;                              /* connections closed after the drain timeout */
-    int given[RESTART_GIVEN];             /* handed over; the next step closes them */
-    int given_count;
+    unsigned long handed_over;            /* connections, since the hand-over began */
+    unsigned long closed;                 /* likewise, those handed over included */
+    unsigned long finished;               /* by the drain timeout */
 
     pid_t parent;    /* the predecessor; 0: none */
     int predecessor; /* the channel to it; -1: closed */
@@ -224,8 +222,9 @@ int restart_accept(struct restart *restart);
 
 /*
  * Closes CONNECTION, which restart_accept returned. restart_closed reports that the caller has
- * closed one itself, which was not handed over. A server that reports too few is held open until
- * its drain timeout.
+ * closed one itself. Remove CONNECTION from an epoll set of your own first (EPOLL_CTL_DEL): a
+ * successor that holds the same open file description keeps its events coming, epoll(7). A server
+ * that reports too few is held open until its drain timeout.
  */
 void restart_close(struct restart *restart, int connection);
 void restart_closed(struct restart *restart);
@@ -237,10 +236,9 @@ void restart_closed(struct restart *restart);
 bool restart_leave(struct restart *restart, int connection, bool is_idle);
 
 /*
- * Hands CONNECTION, which must be idle, over to the successor. On 0 the caller removes it from its
- * epoll set at once, unless it has lent that (EPOLL_CTL_DEL: closing does not, epoll(7), because
- * the successor holds the same open file description), and calls restart_close. -1: EAGAIN, try
- * again after the next step; EPIPE, there is no successor that takes connections.
+ * Hands CONNECTION, which must be idle, over to the successor, and removes it from the epoll
+ * instance that the server has lent. On 0 the caller must close it, with restart_close. -1: EAGAIN,
+ * try again after the next step; EPIPE, there is no successor that takes connections.
  */
 int restart_give(struct restart *restart, int connection);
 
