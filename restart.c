@@ -37,27 +37,27 @@
 #include <unistd.h>
 
 enum {
-    NUMBER_SIZE = 24,       /* any number in decimal, with its end */
-    NUMBERS_SIZE = 256,     /* as many of them as there can be listeners, with commas */
-    LINE_SIZE = 1024,       /* a log line or a notification: file names (NAME_MAX) and text */
-    WHY_SIZE = 512,         /* why a restart failed: one file name, and text */
+    NUMBER_SIZE = 24,       /* any number in decimal, with its NUL */
+    NUMBERS_SIZE = 256,     /* RESTART_LISTENERS of them, with commas */
+    LINE_SIZE = 1024,       /* a log line or a notification: text and a file name */
+    WHY_SIZE = 512,         /* why a restart failed: text and a file name */
     ADDRESS_SIZE = 128,     /* an address, or the name of a Unix socket */
-    MESSAGE_SIZE = 32,      /* longer than any message; a longer one is cut off */
-    MESSAGES_MAX = 64,      /* read from a successor before others have their turn */
-    EVENTS_MAX = 32,        /* more than there are descriptors in the epoll set */
-    OWN_DESCRIPTORS = 8,    /* of a server, beside listeners and connections, and one more */
-    CHANNEL_SIZE = 3072,    /* room for 8 connections, which a crash of the successor loses */
-    TURNS = 64,             /* calls of restart_accept before restart_step has its turn */
-    ABORTED_MAX = 16,       /* connections in a row that were aborted in the queue */
-    RETRY_MS = 10,          /* until a call that lacked memory or room is repeated */
-    PAUSE_MS = 100,         /* until accepting is tried again, or what only others can change */
-    ANNOUNCE_MS = 1000,     /* until a pid file that could not be written is tried again */
-    CUT_MS = 1000,          /* for the server to close what is left after the drain timeout */
-    SHORTAGE_MS = 5000,     /* of descriptors, after which waiting connections are abandoned */
+    MESSAGE_SIZE = 32,      /* more than any known message has */
+    MESSAGES_MAX = 64,      /* read from a successor in one step */
+    EVENTS_MAX = 32,        /* more than the module watches descriptors */
+    OWN_DESCRIPTORS = 8,    /* of a server, apart from listeners and connections */
+    CHANNEL_SIZE = 3072,    /* send buffer with room for 8 connections */
+    TURNS = 64,             /* calls of restart_accept between two calls of restart_step */
+    ABORTED_MAX = 16,       /* aborted connections that one call passes over */
+    RETRY_MS = 10,          /* until a call that lacked memory or room is tried again */
+    PAUSE_MS = 100,         /* until accepting is tried again, or a traced successor is */
+    ANNOUNCE_MS = 1000,     /* until writing the pid file is tried again */
+    CUT_MS = 1000,          /* for the server to close connections after the drain timeout */
+    SHORTAGE_MS = 5000,     /* without descriptors, until waiting connections are given up */
     LAST_REQUEST_MS = 1000, /* for a request that is on its way at a shutdown */
-    NOTIFIED_MS = 5000,     /* for the service manager to read what it was told */
-    SERVERS_MAX = 256,      /* below one supervisor at a time, those that drain included */
-    LAST_SERVER_MS = 2000,  /* for a server that is forked to register, and for one to be reaped */
+    NOTIFIED_MS = 5000,     /* for the service manager to read its messages */
+    SERVERS_MAX = 256,      /* below one supervisor, draining ones included */
+    LAST_SERVER_MS = 2000,  /* for a server to register, and for one to be reaped */
     EXIT_NOT_EXECUTED = 127,
 };
 
@@ -66,10 +66,10 @@ enum {
 
 enum deadline {
     PHASE_BY,       /* STARTING: the ready timeout. HANDING_OVER, DRAINING: the drain timeout */
-    CLOSE_AT,       /* DRAINING: idle connections are closed; NEVER: that time has come */
-    ROLLBACK_UNTIL, /* a crash of the successor is rolled back; NEVER: it is not */
-    ACCEPT_AT,      /* accepting continues; NEVER: it is not paused */
-    NOTIFIED_BY,    /* the service manager must have read what it was told */
+    CLOSE_AT,       /* DRAINING: idle connections are closed; NEVER: they are now */
+    ROLLBACK_UNTIL, /* a crash of the successor is rolled back; NEVER: no more */
+    ACCEPT_AT,      /* accepting resumes; NEVER: it is not paused */
+    NOTIFIED_BY,    /* the service manager must have read its messages */
     STEP_AT,        /* the next step is due */
 };
 
@@ -84,7 +84,7 @@ static int64_t now(void)
     return t.tv_sec * SECOND + t.tv_nsec / 1000000;
 }
 
-/* Keeps errno, which says why what FD was opened for has failed. */
+/* Preserves errno for the error message. */
 static void close_fd(int *fd)
 {
     const int error = errno;
@@ -94,14 +94,14 @@ static void close_fd(int *fd)
     errno = error;
 }
 
-/* True if FD has one of EVENTS, or reports an error or that its other end is closed. */
+/* True if poll(2) reports one of EVENTS, an error or a hang-up for FD. */
 static bool has_events(int fd, short events)
 {
     return fd >= 0 && poll(&(struct pollfd){.fd = fd, .events = events}, 1, 0) > 0;
 }
 
-/* Reads decimal numbers without signs, COUNT at most, with SEPARATOR between them. Returns how many
- * there are; -1: TEXT is no such list. */
+/* Parses a list of up to COUNT unsigned decimal numbers. Returns their number; -1: TEXT is not such
+ * a list. */
 static int numbers_in(const char *text, char separator, int numbers[], int count)
 {
     for (int i = 0; i < count; i++) {
@@ -139,8 +139,9 @@ void restart_log(int priority, const char *text)
                            ? snprintf(line, sizeof line, "<%d>%.*s\n", priority, LINE_SIZE, text)
                            : snprintf(line, sizeof line, "%.*s[%ld]: %.*s\n", NAME_MAX, name,
                                       (long)getpid(), LINE_SIZE, text);
-    /* A terminal that Ctrl-S has stopped, or a pipe that another process fills, would block, so a
-     * description of its own is opened. SIGTTOU stops a background process, tcsetattr(3). */
+    /* Writing to a stopped terminal or a full pipe blocks, and O_NONBLOCK would affect the other
+     * processes that share it, so a file description of our own is opened. SIGTTOU stops a
+     * background process that writes, tcsetattr(3). */
     const bool is_file = fstat(STDERR_FILENO, &stream) == 0 && S_ISREG(stream.st_mode);
     int own = is_file ? -1 : open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (own < 0 && !has_events(STDERR_FILENO, POLLOUT))
@@ -189,8 +190,8 @@ static int send_message(int fd, const char *text, int descriptor)
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
-/* Receives a message into TEXT, and into DESCRIPTOR what came with it, or -1. Returns the length of
- * the message; 0: end of file. */
+/* Receives a message, and a descriptor that came with it, or -1. Returns the length of the message;
+ * 0: end of file. */
 static ssize_t receive_message(int fd, char text[MESSAGE_SIZE], int *descriptor)
 {
     union ancillary ancillary;
@@ -208,7 +209,7 @@ static ssize_t receive_message(int fd, char text[MESSAGE_SIZE], int *descriptor)
     return length;
 }
 
-/* Connections may use up all descriptors, so a few are kept for what a restart must open. */
+/* Connections may use up all descriptors, so a few are kept for a restart. */
 static void release_reserve(struct restart *r)
 {
     for (int i = 0; i < RESTART_RESERVE; i++)
@@ -220,7 +221,7 @@ static void keep_reserve(struct restart *r)
     struct rlimit limit;
     if (r->phase > RESTART_STARTING || getrlimit(RLIMIT_NOFILE, &limit) < 0)
         return;
-    /* Under a low limit, half of what the module leaves is for connections. */
+    /* Under a low limit, connections get half of the remaining descriptors. */
     const rlim_t own = OWN_DESCRIPTORS + (rlim_t)r->listener_count + (r->lifeline >= 0 ? 2 : 0);
     for (rlim_t i = 0; i < RESTART_RESERVE && own + 2 * i < limit.rlim_cur; i++)
         if (r->reserve[i] < 0)
@@ -249,8 +250,8 @@ static int connect_manager(const char *path)
     return fd;
 }
 
-/* Sends MESSAGE; with a barrier also the end of a pipe that the service manager closes when it has
- * read everything before that, sd_notify_barrier(3). */
+/* Sends MESSAGE. A barrier carries the write end of a pipe, which the service manager closes when
+ * it has read all messages before, sd_notify_barrier(3). */
 static int send_notice(struct restart *r, const char *message)
 {
     int ends[2] = {-1, -1};
@@ -295,11 +296,11 @@ static void notify_main(struct restart *r, pid_t pid, const char *status)
     }
     notify(r, "MAINPID=%ld\nREADY=1%s", (long)pid, status);
     notify(r, "%s", barrier_message);
-    if (r->deadlines[NOTIFIED_BY] != NEVER) /* what waited before has used up some of its time */
+    if (r->deadlines[NOTIFIED_BY] != NEVER) /* earlier messages have used up part of the time */
         r->deadlines[NOTIFIED_BY] = now() + NOTIFIED_MS;
 }
 
-/* Tells the service manager what serves, and since when; with READY also that it does. */
+/* Reports to the service manager which version serves, and since when. READY: "", or READY=1. */
 static void notify_serving(struct restart *r, const char *ready)
 {
     const char *version = r->options.version;
@@ -311,8 +312,8 @@ static void notify_serving(struct restart *r, const char *ready)
 
 /* ---- descriptors and events ---- */
 
-/* A closed standard stream would be a connection's number next, and a client would get log lines.
- * Read-only, so that writing fails as it did before. */
+/* A connection could get the number of a closed standard stream, and the client the log. They are
+ * opened read-only, so that writing still fails. */
 static void open_standard_streams(void)
 {
     int fd;
@@ -322,7 +323,7 @@ static void open_standard_streams(void)
     close_fd(&fd);
 }
 
-/* Where close_range(2) is forbidden (seccomp(2)) or missing (before Linux 5.9). */
+/* For Linux before 5.9, which lacks close_range(2), and for seccomp(2) filters that forbid it. */
 static int close_one_by_one(int first, int last)
 {
     DIR *descriptors = opendir("/proc/self/fd");
@@ -330,14 +331,14 @@ static int close_one_by_one(int first, int last)
     if (!descriptors)
         return -1;
     while ((entry = readdir(descriptors))) {
-        const long fd = strtol(entry->d_name, NULL, 10); /* 0 for the folders . and .. */
+        const long fd = strtol(entry->d_name, NULL, 10); /* 0 for the entries . and .. */
         if (fd >= first && fd <= last && fd != dirfd(descriptors))
             close((int)fd);
     }
     return closedir(descriptors);
 }
 
-/* Closes all descriptors above 2 but the COUNT that are in KEPT, which may hold -1. */
+/* Closes all descriptors above 2 except the COUNT in KEPT, some of which may be -1. */
 static int close_others(const int *kept, int count)
 {
     for (int first = STDERR_FILENO + 1, last;; first = last + 2) {
@@ -353,8 +354,8 @@ static int close_others(const int *kept, int count)
     }
 }
 
-/* Edge-triggered: an event that the module cannot deal with yet (no descriptor is free, a tracer
- * holds an ended process) is looked at again after a while, and does not make the loop spin. */
+/* Edge-triggered, so that the loop does not spin on an event that must wait (no descriptor is free,
+ * or a tracer holds a successor that has exited). */
 static int watch(const struct restart *r, int fd, uint32_t events)
 {
     struct epoll_event event = {.events = events | EPOLLET, .data.ptr = r->options.step_data};
@@ -384,8 +385,8 @@ static void step_after(struct restart *r, int64_t ms)
     arm(r);
 }
 
-/* The one place where interest in a listener, or in the predecessor's connections, is set. A
- * failure is tried again; but that FD is (EEXIST) or is not (ENOENT) watched already is none. */
+/* The only place that sets interest in the sources of connections: the listeners and the
+ * predecessor. FD may be watched already (EEXIST), or not (ENOENT). */
 static void watch_source(struct restart *r, int fd, bool wanted)
 {
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = r->options.accept_data};
@@ -405,15 +406,15 @@ static void watch_sources(struct restart *r)
 {
     const bool paused = r->deadlines[ACCEPT_AT] != NEVER;
     for (int i = 0; i < r->listener_count; i++) {
-        /* A successor may have changed it: it belongs to the open file description. */
+        /* A successor may have changed this flag, which belongs to the open file description. */
         fcntl(r->listeners[i], F_SETFL, O_NONBLOCK);
         watch_source(r, r->listeners[i], !paused && may_accept(r, i));
     }
     watch_source(r, r->predecessor, !paused && r->phase > RESTART_INHERITING);
 }
 
-/* Closing alone does not end a listener's events while the successor has the same open file
- * description, epoll(7). */
+/* Events continue after close(2) while the successor has the same open file description, epoll(7),
+ * so each listener is removed from the epoll set. */
 static void close_listeners(struct restart *r)
 {
     while (r->listener_count > 0) {
@@ -425,7 +426,7 @@ static void close_listeners(struct restart *r)
 
 /* ---- the phase and the owner ---- */
 
-/* True if a successor has been started that has not claimed the listeners. */
+/* True if a successor has been started and has not claimed the listeners. */
 static bool is_pending(const struct restart *r)
 {
     return r->successor.pid > 0 && (r->successor.report == 0 || r->successor.report == 'L');
@@ -454,7 +455,7 @@ static bool is_named(const struct restart *r)
     return named;
 }
 
-/* The one place where the phase changes. */
+/* The only place where the phase changes. */
 static void enter(struct restart *r, enum restart_phase phase)
 {
     const enum restart_phase before = r->phase;
@@ -492,7 +493,7 @@ static void fail(struct restart *r)
     enter(r, RESTART_DONE);
 }
 
-/* Reports to the supervisor, see hear_server, and sends DESCRIPTOR with it unless that is -1. */
+/* Sends a message of hear_server() to the supervisor, with DESCRIPTOR unless that is -1. */
 static int tell_supervisor(const struct restart *r, char what, pid_t pid, int status,
                            int descriptor)
 {
@@ -501,8 +502,8 @@ static int tell_supervisor(const struct restart *r, char what, pid_t pid, int st
     return r->lifeline < 0 ? 0 : send_message(r->lifeline, text, descriptor);
 }
 
-/* As a new file that is then renamed. Others may write to its folder, so no existing file is opened
- * here, and none is replaced but a regular one. */
+/* Writes a new file and renames it. Other users may write to the folder, so no existing file is
+ * opened, and only a regular one is replaced. */
 static int write_pid_file(const char *file)
 {
     char temporary[PATH_MAX];
@@ -512,7 +513,7 @@ static int write_pid_file(const char *file)
         return -1;
     }
     snprintf(temporary, sizeof temporary, "%s.XXXXXX", file);
-    int fd = mkostemp(temporary, O_CLOEXEC); /* not if that name was cut off */
+    int fd = mkostemp(temporary, O_CLOEXEC); /* fails if the name was truncated */
     if (fd < 0)
         return -1;
     const bool written = dprintf(fd, "%ld\n", (long)getpid()) > 0 && fchmod(fd, 0644) == 0 &&
@@ -525,20 +526,19 @@ static int write_pid_file(const char *file)
     return written ? 0 : -1;
 }
 
-/* All generations share the listener's open file description, and with it its owner (F_SETOWN,
- * fcntl(2)), which has no other meaning for a listener: the process that owns the listeners or,
- * while that starts a successor, the successor. The kernel forgets an owner that has ended. Returns
- * the owner unless that is this process; 0: no process that lives. */
+/* All generations share the open file description of a listener. Its F_SETOWN value, fcntl(2), has
+ * no other use and names the process that owns the listeners, or its successor from the fork on.
+ * The kernel forgets a process that has exited. Returns another process that lives; 0: none. */
 static pid_t other_owner(const struct restart *r)
 {
     const pid_t owner = r->listener_count > 0 ? fcntl(r->listeners[0], F_GETOWN) : 0;
-    /* Linux before 5.12 does not forget it. */
+    /* Linux before 5.12 returns processes that have exited. */
     const bool lives = owner > 0 && (kill(owner, 0) == 0 || errno == EPERM);
     return lives && owner != getpid() ? owner : 0;
 }
 
-/* Makes it known that this process owns the listeners. What fails is tried again; but if the pid
- * file MUST be written and cannot be, the result is false. */
+/* Announces that this process owns the listeners, and tries again later if that fails. Returns
+ * false if the pid file MUST be written and cannot be. */
 static bool announce(struct restart *r, bool must)
 {
     const char *file = r->options.pid_file;
@@ -630,7 +630,7 @@ int restart_listeners(struct restart *r, const char *text)
     return -1;
 }
 
-/* Takes VARIABLE, COUNT numbers with colons, from the environment. */
+/* Removes VARIABLE from the environment. Returns true if it has COUNT numbers with colons. */
 static bool take_variable(const char *variable, int *numbers, int count)
 {
     const char *text = getenv(variable);
@@ -639,7 +639,7 @@ static bool take_variable(const char *variable, int *numbers, int count)
     return whole;
 }
 
-/* True if FD is a socket as it connects generations; it is made close-on-exec. */
+/* True if FD is a socket like those between generations. Makes it close-on-exec. */
 static bool is_channel(int fd)
 {
     int domain = 0, type = 0;
@@ -649,7 +649,7 @@ static bool is_channel(int fd)
            type == SOCK_SEQPACKET && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
 }
 
-/* The supervisor's lifeline; its credentials are those of the process that created it. */
+/* The credentials of the lifeline are those of its creator, the supervisor. */
 static void find_supervisor(struct restart *r)
 {
     int numbers[3];
@@ -664,8 +664,8 @@ static void find_supervisor(struct restart *r)
     r->life = numbers[2];
 }
 
-/* The channel to the predecessor. If the predecessor lives and is not the parent, another process
- * in between has passed on a channel that is not for this one. */
+/* If the predecessor lives and is not the parent, a process in between has passed on a channel that
+ * is not for this process. */
 static void find_predecessor(struct restart *r)
 {
     int numbers[2];
@@ -677,7 +677,7 @@ static void find_predecessor(struct restart *r)
     }
     r->parent = numbers[0];
     r->predecessor = numbers[1];
-    /* The predecessor has blocked it until it can be read: it was not blocked before. */
+    /* Only the predecessor has blocked SIGUSR1, see become(). */
     sigdelset(&r->mask, SIGUSR1);
 }
 
@@ -740,24 +740,24 @@ int restart_inherit(struct restart *r, int *argc, char **argv)
 
 /* ---- claiming the listeners ---- */
 
-/* A predecessor ends only when the service manager knows its successor as the main process: from
- * then on the manager listens to this one. */
+/* A predecessor exits only when the service manager knows its successor as the main process, and
+ * from then on the manager accepts messages from this process. */
 static void leave_predecessor(struct restart *r)
 {
     if (r->predecessor < 0)
         return;
-    /* A wrapper script may have left a process that has the channel open, too, epoll(7). */
+    /* A child of a wrapper script may have the channel open, too, epoll(7). */
     watch_source(r, r->predecessor, false);
     close_fd(&r->predecessor);
     step_after(r, 0);
     if (r->phase == RESTART_SERVING || r->phase == RESTART_STARTING)
         notify_serving(r, "");
     else if (r->successor.pid > 0 && !is_pending(r))
-        notify_main(r, r->successor.pid, ""); /* again: it may have come too early */
+        notify_main(r, r->successor.pid, ""); /* again: the first may have come too early */
 }
 
-/* Claims the listeners. R2 tells the predecessor that this process runs and takes connections; once
- * the predecessor has given this process up, that message cannot be sent (EPIPE). */
+/* Claims the listeners. R2 reports to the predecessor that this process runs and takes connections.
+ * If the predecessor has given up this process, sending R2 fails with EPIPE. */
 static void claim(struct restart *r)
 {
     const bool alone = r->predecessor < 0 || has_events(r->predecessor, 0);
@@ -779,7 +779,7 @@ static void claim(struct restart *r)
 
 /* ---- starting a successor ---- */
 
-/* Removes one trailing 1 of the file name, or else appends one; a mere 1 gets another. */
+/* Removes one trailing 1 of the file name, or else appends one. The file name 1 becomes 11. */
 static int toggle(const char *name, char successor[PATH_MAX])
 {
     const char *slash = strrchr(name, '/');
@@ -791,8 +791,8 @@ static int toggle(const char *name, char successor[PATH_MAX])
     return length < PATH_MAX ? 0 : -1;
 }
 
-/* Executes NAME, along PATH if it has no slash. Unlike execvp(3) it does not pass a file of unknown
- * format to a shell. Returns only on failure, with errno. */
+/* Executes NAME as execvp(3) does, but never passes a file of unknown format to a shell. Returns
+ * only on failure, with errno. */
 static void execute(const char *name, char **argv)
 {
     char file[2 * PATH_MAX];
@@ -813,10 +813,10 @@ static void execute(const char *name, char **argv)
     errno = error;
 }
 
-/* In a server that is not executed yet: has the kernel kill it when the supervisor ends, even if it
- * hangs then. The supervisor holds the only write end of a pipe, and when that closes, the kernel
- * sends the signal that F_SETSIG names, fcntl(2). PR_SET_PDEATHSIG would not do: a successor's
- * parent is its predecessor, and when that ends, the successor may already hang. */
+/* Makes the kernel kill this process when the supervisor ends, even if this process hangs. The
+ * supervisor gets the only write end of a pipe. When that closes, the kernel sends the signal that
+ * F_SETSIG names, fcntl(2). PR_SET_PDEATHSIG works only for the parent, and the supervisor is not
+ * the parent of a successor whose predecessor lives. */
 static int register_server(struct restart *r)
 {
     int life[2];
@@ -841,8 +841,8 @@ static int set_variables(const struct restart *r, int channel)
     return r->lifeline < 0 ? 0 : setenv(supervisor_variable, text, 1);
 }
 
-/* To the directory that the first process was started in, unless that is the current one. A name
- * that starts with a slash, or is looked up in PATH, does without. */
+/* Changes to the directory that the first process was started in. Only a relative name with a slash
+ * needs that directory. */
 static int return_to_directory(const struct restart *r)
 {
     const char *name = r->successor.name;
@@ -868,7 +868,7 @@ static void restore_signals(const struct restart *r, bool block_restart)
     sigprocmask(SIG_SETMASK, &mask, NULL);
 }
 
-/* The successor's arguments: this program's own, with its name and the listeners' numbers. */
+/* With this program's arguments, the successor's name and the numbers of the listeners. */
 static void execute_successor(struct restart *r)
 {
     char numbers[NUMBERS_SIZE] = "";
@@ -887,13 +887,13 @@ static void execute_successor(struct restart *r)
     execute(r->successor.name, argv);
 }
 
-/* In the child: becomes the successor, or reports over EXECUTION why not. It closes the server's
- * descriptors before the execution, as the file may be on slow storage. */
+/* The child becomes the successor, or reports over EXECUTION why it cannot. It closes the server's
+ * descriptors first, because the program may be on slow storage. */
 __attribute__((noreturn)) static void become(struct restart *r, int channel, int execution)
 {
     int kept[RESTART_LISTENERS + 3] = {channel, r->lifeline, execution};
     memcpy(kept + 3, r->listeners, sizeof r->listeners);
-    /* The predecessor may have crashed since the fork, and its own predecessor may serve again. */
+    /* The parent may have crashed since the fork, and its own predecessor may serve again. */
     const pid_t owner = other_owner(r);
     errno = EBUSY;
     bool ready = (owner == 0 || owner == r->pid) &&
@@ -904,7 +904,7 @@ __attribute__((noreturn)) static void become(struct restart *r, int channel, int
     for (int i = 0; i < RESTART_LISTENERS + 3; i++)
         ready = ready && (kept[i] < 0 || fcntl(kept[i], F_SETFD, 0) == 0);
     if (ready) {
-        /* SIGUSR1 must not end a program that has not taken care of it yet. */
+        /* SIGUSR1 must not kill a program that has not set it up yet. */
         restore_signals(r, channel >= 0);
         execute_successor(r);
     }
@@ -931,7 +931,7 @@ static void forget_successor(struct restart *r)
     r->successor.pid = 0;
 }
 
-/* Creates what connects this process to its successor. Returns the call that failed, or NULL. */
+/* Creates the execution pipe and the channel. Returns the name of the call that failed, or NULL. */
 static const char *connect_successor(struct restart *r, int *channel, int *execution)
 {
     int ends[2];
@@ -953,8 +953,8 @@ static const char *connect_successor(struct restart *r, int *channel, int *execu
     return watch(r, ends[0], EPOLLIN | EPOLLOUT) < 0 ? "epoll_ctl" : NULL;
 }
 
-/* Not with posix_spawn(3), which holds this process until the execution is done. Returns the call
- * that failed, or NULL. */
+/* Not with posix_spawn(3), which suspends this process until the execution is done. Returns the
+ * name of the call that failed, or NULL. */
 static const char *spawn(struct restart *r)
 {
     int channel = -1, execution = -1;
@@ -985,7 +985,7 @@ static void start(struct restart *r)
     r->restart_wanted = false;
     say(r, LOG_NOTICE, "SIGUSR1 received: restarting");
     tell_supervisor(r, 'A', 0, 0, -1);
-    /* D: the predecessor need not stand by any more. Without one, nothing is sent. */
+    /* D releases the predecessor: it need not stand by any more. */
     send_message(r->predecessor, "D", -1);
     notify(r, "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=", t.tv_sec * 1000000LL + t.tv_nsec / 1000);
     enter(r, RESTART_STARTING);
@@ -1008,7 +1008,7 @@ static void hand_over(struct restart *r)
     say(r, LOG_INFO, "handed over to %ld", (long)r->successor.pid);
     if (!takes) {
         if (other_owner(r) == r->successor.pid)
-            tell_supervisor(r, 'O', r->successor.pid, 1, -1); /* only executed */
+            tell_supervisor(r, 'O', r->successor.pid, 1, -1); /* only executed, 1 */
         shutdown(r->successor.channel, SHUT_WR);              /* no connection will come */
     }
     enter(r, takes ? RESTART_HANDING_OVER : RESTART_DRAINING);
@@ -1016,7 +1016,7 @@ static void hand_over(struct restart *r)
         r->deadlines[ROLLBACK_UNTIL] = now() + r->options.rollback_timeout * SECOND;
 }
 
-/* How the successor ended, with STATUS as of waitpid(2); -1: it is not known. */
+/* Describes how the successor ended. STATUS is that of waitpid(2); -1: it is not known. */
 static void describe_end(const struct restart *r, int status, char why[WHY_SIZE])
 {
     const char *call = r->successor.call;
@@ -1036,14 +1036,14 @@ static void describe_end(const struct restart *r, int status, char why[WHY_SIZE]
         snprintf(why, WHY_SIZE, "successor %ld exited with status %d", pid, WEXITSTATUS(status));
 }
 
-/* This process serves again, or still, because of WHY. */
+/* Returns to SERVING after a failed restart, or rolls back. */
 static void serve_again(struct restart *r, const char *why)
 {
     char line[LINE_SIZE];
     const bool starting = r->phase == RESTART_STARTING;
     const char *what = starting ? "restart failed" : "rolled back";
     enter(r, RESTART_SERVING);
-    announce(r, false); /* the successor may have done so */
+    announce(r, false); /* the successor may have announced itself */
     say(r, LOG_ERR, "%s: %s", what, why);
     snprintf(line, sizeof line, "\nSTATUS=%s: %s", what, why);
     if (starting)
@@ -1052,12 +1052,12 @@ static void serve_again(struct restart *r, const char *why)
         notify_main(r, getpid(), line);
 }
 
-/* The successor has ended, or could not be started: then its pid is 0. */
+/* The successor has ended, or could not be started (its pid is 0). */
 static void successor_ended(struct restart *r, int status)
 {
     char why[WHY_SIZE];
     const bool well = status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    /* Another owner is the successor's own successor, which this process may not have heard of. */
+    /* Another owner is the successor's own successor. */
     const pid_t owner = other_owner(r);
     const bool replaced = (well && !is_pending(r)) || (owner > 0 && owner != r->successor.pid);
     if (r->phase == RESTART_STARTING && replaced)
@@ -1075,7 +1075,7 @@ static void successor_ended(struct restart *r, int status)
 }
 
 /* The kernel closes the pipe when the program is executed, and also when the child is killed before
- * that: then the child has no program any more, proc(5). */
+ * that. A child that is killed has no program any more, proc(5). */
 static void hear_execution(struct restart *r)
 {
     char link[NUMBER_SIZE + sizeof "/proc//exe"], target[1];
@@ -1116,7 +1116,7 @@ static void hear_channel(struct restart *r)
             r->deadlines[ROLLBACK_UNTIL] = NEVER;
         }
     }
-    /* Not if only end_waiting has ended it: its closing would tell a successor that runs late that
+    /* If end_waiting() has shut it down, it stays open: closing it would tell a late successor that
      * this process has ended. */
     if (length == 0 && has_events(r->successor.channel, 0))
         close_fd(&r->successor.channel);
@@ -1155,8 +1155,8 @@ static void hear_successor(struct restart *r)
         step_after(r, PAUSE_MS); /* its tracer may hold it */
 }
 
-/* Once nothing is read from the successor any more it cannot claim the listeners, see claim(). So
- * it has done so by now, or never will. */
+/* After shutdown(2) the successor's R2 fails, so it has claimed the listeners by now, or never
+ * will. */
 static void end_waiting(struct restart *r)
 {
     shutdown(r->successor.channel, SHUT_RD);
@@ -1179,7 +1179,7 @@ static void stop(struct restart *r)
     if (is_pending(r))
         kill(r->successor.pid, SIGTERM);
     for (int i = 0; i < r->listener_count; i++) {
-        /* How many connections wait to be accepted: tcpi_unacked of a listener, tcp(7). */
+        /* Of a listener, tcpi_unacked is the number of connections in its queue, tcp(7). */
         struct tcp_info info = {.tcpi_unacked = SOMAXCONN};
         socklen_t size = sizeof info;
         getsockopt(r->listeners[i], IPPROTO_TCP, TCP_INFO, &info, &size);
@@ -1190,8 +1190,8 @@ static void stop(struct restart *r)
 
 static void signal_stop(struct restart *r, const char *name, pid_t sender)
 {
-    /* Ctrl-C reaches the whole process group, and the predecessor and the supervisor pass it on: it
-     * counts once. */
+    /* Ctrl-C reaches the whole process group, and the predecessor and the supervisor forward it as
+     * well. It counts once. */
     const int from = sender > 0 && sender == r->parent       ? 1
                      : sender > 0 && sender == r->supervisor ? 2
                                                              : 0;
@@ -1245,7 +1245,7 @@ static int accept_from(struct restart *r, int i)
     do
         fd = accept4(r->listeners[i], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     while (fd < 0 && (errno == ECONNABORTED || errno == EINTR) && ++tries < ABORTED_MAX);
-    /* The kernel reports EMFILE before it looks whether a connection waits. */
+    /* The kernel reports EMFILE even if no connection waits. */
     if (fd < 0 && (errno == EMFILE || errno == ENFILE))
         errno = has_events(r->listeners[i], POLLIN) ? EMFILE : EAGAIN;
     if (r->backlog[i] > 0 && (fd >= 0 || errno == EAGAIN)) {
@@ -1263,8 +1263,8 @@ static int accept_from_predecessor(struct restart *r)
     errno = EAGAIN;
     if (r->predecessor < 0 || r->phase == RESTART_INHERITING)
         return -1;
-    /* A connection for which there is no descriptor would be lost. R: the predecessor keeps those
-     * that it has not sent yet. The reserve has room for the others, which are in the channel. */
+    /* Without a free descriptor, a connection would be lost. R makes the predecessor keep the
+     * connections that it has not sent yet. The reserve has room for those in the channel. */
     int room = fcntl(r->timer, F_DUPFD_CLOEXEC, 0);
     const bool is_full = room < 0 && has_events(r->predecessor, POLLIN);
     if (is_full) {
@@ -1280,18 +1280,18 @@ static int accept_from_predecessor(struct restart *r)
     const ssize_t length = receive_message(r->predecessor, text, &connection);
     if (length < 0 && errno != EINTR && errno != ECONNRESET)
         return -1;
-    if (length == 0 && has_events(r->predecessor, POLLRDHUP)) /* not an empty message */
+    if (length == 0 && has_events(r->predecessor, POLLRDHUP)) /* it was not an empty message */
         leave_predecessor(r);
     if (text[0] != 'C')
         close_fd(&connection);
     if (connection >= 0)
-        fcntl(connection, F_SETFL, O_NONBLOCK); /* the predecessor may have been another server */
+        fcntl(connection, F_SETFL, O_NONBLOCK); /* the predecessor may be another program */
     errno = EAGAIN;
     return connection;
 }
 
-/* Accepting failed with ERROR. If this process has no connection left, it does not cause a shortage
- * of descriptors, and at a shutdown those that wait are abandoned after a while. */
+/* Accepting failed with ERROR. A shutdown gives up waiting connections after a while if others, and
+ * not the connections of this process, use up all descriptors. */
 static void pause_accepting(struct restart *r, int error)
 {
     const int64_t since = r->deadlines[PHASE_BY] - r->options.drain_timeout * SECOND;
@@ -1310,8 +1310,8 @@ int restart_accept(struct restart *r)
     errno = EAGAIN;
     if (paused || ++r->turns % TURNS == 0)
         return -1;
-    /* Each source, a listener or the predecessor, is asked first in TURNS calls in a row. If it has
-     * no connection, the next source that has one takes its place. */
+    /* Each source, a listener or the predecessor, is the first to be asked in TURNS calls in a row.
+     * If it has no connection, the next source that has one becomes the first. */
     for (unsigned i = 0; i < sources && error != EMFILE; i++) {
         const int source = (int)((r->turns / TURNS + i) % sources);
         const int fd =
@@ -1336,7 +1336,7 @@ static void end_draining(struct restart *r)
 {
     memset(r->backlog, 0, sizeof r->backlog);
     if (r->phase != RESTART_CUT) {
-        /* The connections that wait in the channel are still received, and then its end of file. */
+        /* What the channel holds is still received, and then its end of file. */
         shutdown(r->predecessor, SHUT_RD);
         if (r->open > 0 || r->predecessor >= 0)
             enter(r, RESTART_CUT);
@@ -1345,7 +1345,7 @@ static void end_draining(struct restart *r)
     const unsigned long cut = r->closed - r->handed_over - r->finished;
     leave_predecessor(r);
     if (r->open > 0 && hands_over(r)) {
-        r->successor.report = 'R'; /* it does not receive, so the server closes what is left */
+        r->successor.report = 'R'; /* it does not receive, so the server closes the rest */
         enter(r, RESTART_CUT);
         return;
     }
@@ -1362,11 +1362,11 @@ static bool is_due(struct restart *r, enum deadline which, int64_t moment)
     if (moment < r->deadlines[which])
         return false;
     r->deadlines[which] = NEVER;
-    step_after(r, 0); /* the server may have something to do then */
+    step_after(r, 0); /* the server may have to follow the phase */
     return true;
 }
 
-/* Meets the deadlines up to MOMENT: what was heard since then came in time. */
+/* Meets the deadlines up to MOMENT. All messages that came before MOMENT have been read. */
 static void meet_deadlines(struct restart *r, int64_t moment)
 {
     is_due(r, ROLLBACK_UNTIL, moment);
@@ -1384,8 +1384,8 @@ static void meet_deadlines(struct restart *r, int64_t moment)
         end_waiting(r);
 }
 
-/* Sends what waits for the service manager, in order, as far as that has room for it and has
- * answered the last barrier. Returns true if the manager has read everything. */
+/* Sends queued messages to the service manager, in order, until its queue is full or a barrier is
+ * not answered yet. Returns true if the manager has read all messages. */
 static bool send_notices(struct restart *r)
 {
     if (has_events(r->barrier, POLLIN))
@@ -1409,7 +1409,7 @@ static bool send_notices(struct restart *r)
     return r->barrier < 0;
 }
 
-/* Enters the next phase once this one has nothing to wait for. */
+/* Enters the next phase when this one has nothing left to wait for. */
 static void move_on(struct restart *r, bool notified)
 {
     unsigned waiting = 0;
@@ -1422,7 +1422,7 @@ static void move_on(struct restart *r, bool notified)
         enter(r, RESTART_DRAINING);
     if (!may_roll_back(r) && waiting == 0)
         close_listeners(r);
-    /* A successor that was told to end before it claimed the listeners, and does not. */
+    /* A successor was told to end before it claimed the listeners, and has not ended. */
     if (is_pending(r) && r->deadlines[CLOSE_AT] == NEVER && r->successor.report != 'L')
         end_waiting(r);
     if (r->phase == RESTART_CUT && r->open == 0 && r->predecessor < 0)
@@ -1436,14 +1436,14 @@ enum restart_phase restart_step(struct restart *r)
 {
     struct epoll_event edges[EVENTS_MAX];
     const int64_t moment = now();
-    /* The calls below look at all of them: this only takes the edges away. */
+    /* This only resets the edges. The calls below look at each descriptor. */
     if (r->options.epoll == 0)
         epoll_wait(r->epoll, edges, EVENTS_MAX, 0);
     r->deadlines[STEP_AT] = NEVER;
     if (moment >= r->armed)
         r->armed = -1; /* the timer has expired */
-    /* A server that calls daemon(3) after restart_serve is another process then, and epoll(7)
-     * reports a signalfd(2) only to the process that added it. */
+    /* A server may have called daemon(3) after restart_serve, and epoll(7) reports a signalfd(2)
+     * only to the process that added it. */
     if (r->pid != getpid()) {
         r->pid = getpid();
         epoll_ctl(r->epoll, EPOLL_CTL_DEL, r->signals, NULL);
@@ -1489,9 +1489,8 @@ int restart_serve(struct restart *r, const struct restart_options *options)
     return -1;
 }
 
-/* A client that always has part of its next request on its way is never idle. Its answers announce
- * the end in time, so that the drain timeout does not close a connection with a request in flight.
- */
+/* A client that sends its next request early is never idle, so its connection cannot be handed
+ * over. It is closed with an announcement before the drain timeout closes it without. */
 bool restart_persists(const struct restart *r)
 {
     const int64_t announced = r->options.drain_timeout * SECOND / 4;
@@ -1572,23 +1571,23 @@ void restart_child(struct restart *r)
 
 /* ---- supervision ---- */
 
-/* What the first process knows of the servers below it. */
+/* The state of the first process. */
 struct servers {
     struct {
         pid_t pid;
-        int life;  /* the write end of a pipe that only this server reads */
-        bool told; /* it was sent STOP */
+        int life;  /* write end of a pipe that only this server reads */
+        bool told; /* STOP was sent to it */
     } all[SERVERS_MAX];
     int count;
-    pid_t owner;  /* of the listeners, the last one that said so */
-    int status;   /* of the last owner; -1: it lives, or its status is not known */
-    int stop;     /* SIGTERM or SIGINT, which each later owner is told, too; 0: neither came */
+    pid_t owner;  /* of the listeners, the last one that reported it */
+    int status;   /* of the owner; -1: it lives, or its status is not known */
+    int stop;     /* SIGTERM or SIGINT, forwarded to later owners, too; 0: neither */
     bool claimed; /* a server has owned the listeners */
-    int restarts; /* times that SIGUSR1 came and no owner has taken note of it */
+    int restarts; /* SIGUSR1s that no owner has acknowledged */
 };
 
-/* Sends SIGNAL to the owner; with ONCE not if it was told to end before. Its pid may be another
- * process's by the time, so the pidfd counts only if the owner lives after that was opened. */
+/* Sends SIGNAL to the owner, but ONCE only if it was not told to end before. The pid may have been
+ * reused, so the owner must live after the pidfd was opened. */
 static void signal_owner(struct servers *s, int signal, bool once)
 {
     for (int i = 0; i < s->count; i++) {
@@ -1611,7 +1610,7 @@ static void add_server(struct servers *s, pid_t pid, int life)
             s->all[i] = s->all[--s->count];
         }
     if (s->count == SERVERS_MAX) {
-        close_fd(&life); /* which ends the server */
+        close_fd(&life); /* this kills the server */
         return;
     }
     s->all[s->count].pid = pid;
@@ -1619,8 +1618,7 @@ static void add_server(struct servers *s, pid_t pid, int life)
     s->all[s->count++].life = life;
 }
 
-/* PID has ended. Returns true if it was a server. A process that it has left behind may still have
- * its pipe. */
+/* PID has ended. Returns true if it was a server. Its pipe may still be open in a child of it. */
 static bool forget_server(struct servers *s, pid_t pid)
 {
     for (int i = 0; i < s->count; i++)
@@ -1632,9 +1630,9 @@ static bool forget_server(struct servers *s, pid_t pid)
     return false;
 }
 
-/* S: a new server, with the pipe that ends with it. O: the owner; 1: which
- * its predecessor trusts, and SIGUSR1 could still end. A: the owner has taken note of
- * SIGUSR1. E: how a server has ended, from the process that reaped it. */
+/* S: a new server, with its pipe. O: the owner; with 1 it is only executed, and SIGUSR1 could still
+ * kill it. A: the owner acknowledges SIGUSR1. E: how a server ended, from the process that reaped
+ * it. */
 static void hear_server(struct servers *s, const char *text, int life)
 {
     int numbers[2] = {0};
@@ -1703,8 +1701,8 @@ static int supervise(const struct restart *r, pid_t first, int lifeline)
                               {.fd = lifeline, .events = POLLIN}};
     ssize_t length;
     int life, limit;
-    /* At end of file no server is left. An orphan that still has the lifeline does not count; but
-     * the owner may be the child of another server, which closes the lifeline before it ends. */
+    /* At end of file no server is left. An orphan may still have the lifeline. The owner may be the
+     * child of another server, which closes the lifeline before it exits. */
     do {
         while ((length = receive_message(lifeline, text, &life)) > 0)
             hear_server(&s, text, life);
