@@ -11,6 +11,7 @@
 #endif
 #include "restart.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -139,6 +140,8 @@ void restart_log(int priority, const char *text)
                            ? snprintf(line, sizeof line, "<%d>%.*s\n", priority, LINE_SIZE, text)
                            : snprintf(line, sizeof line, "%.*s[%ld]: %.*s\n", NAME_MAX, name,
                                       (long)getpid(), LINE_SIZE, text);
+    for (char *c = line; c < line + length - 1; c++)
+        *c = iscntrl((unsigned char)*c) ? '?' : *c;
     /* Writing to a stopped terminal or a full pipe blocks, and O_NONBLOCK would affect the other
      * processes that share it, so a file description of our own is opened. SIGTTOU stops a
      * background process that writes, tcsetattr(3). */
