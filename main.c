@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <getopt.h>
 #include <limits.h>
+#include <malloc.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -44,6 +45,7 @@ enum {
     LINGER_BYTES = 2 << 20,       /* discarded after the last response, so that uploads can end */
     LINGER_MS = 2000,             /* for the client to close after the last response */
     LAST_REQUEST_MS = 1000,       /* for a request that is on its way when draining begins */
+    FREES_MIN = 16,               /* of saved bytes, until memory is given back */
     BUSY_MS = 100,                /* for the next request of a client that is not really idle */
 };
 
@@ -118,6 +120,9 @@ struct server {
     struct connection queues[STATES]; /* rings, in the order of entry and thus of deadlines */
     int64_t timeouts[STATES];         /* milliseconds */
     int64_t idle_timeout;             /* of IDLE, unless this process is draining */
+
+    int saves; /* connections with saved bytes */
+    int frees; /* saved bytes freed since memory was given back */
 
     /* Of the connection that has its turn. */
     size_t input_length;
@@ -398,12 +403,28 @@ static int next_timeout(struct server *s)
 
 /* ---- a connection's life ---- */
 
+/* glibc gives freed memory that lies below memory in use back only on demand, malloc_trim(3), which
+ * takes time. So it does when more of the saved bytes have been freed than are in use. */
+static void free_saved(struct server *s, struct connection *c)
+{
+    if (!c->saved)
+        return;
+    free(c->saved);
+    c->saved = NULL;
+    s->saves--;
+    if (++s->frees < FREES_MIN || s->frees < s->saves)
+        return;
+    s->frees = 0;
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
 /* The only place where a connection ends. */
 static void end_connection(struct server *s, struct connection *c)
 {
     leave_queue(c);
-    free(c->saved);
-    c->saved = NULL;
+    free_saved(s, c);
     c->state = FREE;
     restart_close(&s->restart, c->fd);
 }
@@ -419,17 +440,17 @@ static void begin_turn(struct server *s, struct connection *c)
     s->output_length = c->saved->output;
     memcpy(s->input, c->saved->bytes, s->input_length);
     memcpy(s->output, c->saved->bytes + s->input_length, s->output_length);
-    free(c->saved);
-    c->saved = NULL;
+    free_saved(s, c);
 }
 
-static bool save(const struct server *s, struct connection *c)
+static bool save(struct server *s, struct connection *c)
 {
     if (s->input_length + s->output_length == 0)
         return true;
     c->saved = malloc(sizeof *c->saved + s->input_length + s->output_length);
     if (!c->saved)
         return false;
+    s->saves++;
     c->saved->input = s->input_length;
     c->saved->output = s->output_length;
     memcpy(c->saved->bytes, s->input, s->input_length);
