@@ -440,6 +440,12 @@ static bool may_roll_back(const struct restart *r)
     return r->deadlines[ROLLBACK_UNTIL] != NEVER;
 }
 
+/* True if the service manager has read all messages. */
+static bool is_notified(const struct restart *r)
+{
+    return r->deadlines[NOTIFIED_BY] == NEVER;
+}
+
 static bool hands_over(const struct restart *r)
 {
     return (r->phase == RESTART_HANDING_OVER || r->phase == RESTART_CUT) &&
@@ -1388,8 +1394,8 @@ static void meet_deadlines(struct restart *r, int64_t moment)
 }
 
 /* Sends queued messages to the service manager, in order, until its queue is full or a barrier is
- * not answered yet. Returns true if the manager has read all messages. */
-static bool send_notices(struct restart *r)
+ * not answered yet. */
+static void send_notices(struct restart *r)
 {
     if (has_events(r->barrier, POLLIN))
         close_fd(&r->barrier);
@@ -1398,7 +1404,7 @@ static bool send_notices(struct restart *r)
         if (send_notice(r, r->notices) < 0) {
             if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM || errno == EINTR) {
                 step_after(r, RETRY_MS);
-                return false;
+                return;
             }
             say(r, LOG_WARNING, "cannot notify the service manager: %s", strerror(errno));
         }
@@ -1409,11 +1415,10 @@ static bool send_notices(struct restart *r)
         r->deadlines[NOTIFIED_BY] = NEVER;
     else if (watch(r, r->barrier, EPOLLIN) < 0 && errno != EEXIST)
         step_after(r, RETRY_MS);
-    return r->barrier < 0;
 }
 
 /* Enters the next phase when this one has nothing left to wait for. */
-static void move_on(struct restart *r, bool notified)
+static void move_on(struct restart *r)
 {
     unsigned waiting = 0;
     if (r->phase < RESTART_HANDING_OVER || r->phase > RESTART_CUT)
@@ -1431,7 +1436,7 @@ static void move_on(struct restart *r, bool notified)
     if (r->phase == RESTART_CUT && r->open == 0 && r->predecessor < 0)
         end_draining(r);
     if (r->open == 0 && r->predecessor < 0 && !is_pending(r) && !may_roll_back(r) &&
-        r->listener_count == 0 && notified)
+        r->listener_count == 0 && is_notified(r))
         enter(r, RESTART_DONE);
 }
 
@@ -1456,13 +1461,14 @@ enum restart_phase restart_step(struct restart *r)
     read_signals(r);
     if (r->phase == RESTART_INHERITING)
         claim(r);
+    send_notices(r);
     meet_deadlines(r, moment);
-    const bool notified = send_notices(r);
-    if (r->restart_wanted && r->phase == RESTART_SERVING && notified)
+    send_notices(r);
+    if (r->restart_wanted && r->phase == RESTART_SERVING && is_notified(r))
         start(r);
     if (r->announce_is_due && r->phase == RESTART_SERVING)
         announce(r, false);
-    move_on(r, notified);
+    move_on(r);
     keep_reserve(r);
     watch_sources(r);
     arm(r);
