@@ -723,13 +723,14 @@ static int run(struct server *s)
     struct epoll_event events[EVENTS_MAX];
     while (s->restart.phase < RESTART_DONE) {
         bool step_is_due = false;
+        int accepts = 0; /* after the step, so that SIGTERM counts for all that wait with it */
         const int count = epoll_wait(s->epoll, events, EVENTS_MAX, next_timeout(s));
         update_clock(s);
         for (int i = 0; i < count; i++) {
             if (events[i].data.ptr == &s->restart)
                 step_is_due = true;
             else if (events[i].data.ptr == s->restart.listeners)
-                accept_one(s);
+                accepts++;
             else
                 take_turn(s, events[i].data.ptr, events[i].events);
         }
@@ -738,6 +739,9 @@ static int run(struct server *s)
             restart_step(&s->restart);
             while (accept_one(s))
                 ;
+        } else {
+            while (accepts-- > 0)
+                accept_one(s);
         }
         follow_phase(s, s->restart.phase);
     }
