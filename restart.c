@@ -554,6 +554,8 @@ static bool announce(struct restart *r, bool must)
     fcntl(r->listeners[0], F_SETOWN, getpid());
     release_reserve(r);
     const int error = file && write_pid_file(file) < 0 ? errno : 0;
+    if (error && is_named(r)) /* scripts wait until the file changes */
+        utimensat(AT_FDCWD, file, NULL, AT_SYMLINK_NOFOLLOW);
     if (error && !r->announce_is_due)
         say(r, LOG_ERR, "cannot write pid file %s: %s", file,
             error == EEXIST ? "it is not a regular file" : strerror(error));
