@@ -55,6 +55,7 @@ help:
 	@echo 'make sanitize       run the tests on a build with AddressSanitizer and UBSan (TESTS)'
 	@echo 'make lint           check the style of all sources and scripts'
 	@echo 'make fuzz           fuzz the parser (FUZZ_SECONDS; AGAINST=COMMIT: compare it with another)'
+	@echo 'make model          check the protocol of a restart in every order of events'
 	@echo 'make soak           restart, stop and kill at random; also called chaos'
 	@echo '                    (CHAOS_SECONDS, CHAOS_MODE, CHAOS_SEED and more: test/soak/chaos.sh)'
 	@echo
