@@ -1148,9 +1148,9 @@ static void hear_successor(struct restart *r)
     siginfo_t end = {.si_pid = 0};
     if (r->successor.pid == 0)
         return;
-    /* A successor that lives after its report has been read may be handed over to. One that has exited
-     * is heard again, because all its messages are there now. It is reaped after the supervisor was
-     * told how it ended, because this process may be killed in between. */
+    /* A successor that lives after its report has been read may be handed over to. One that has
+     * exited is heard again, because all its messages are there now. It is reaped after the
+     * supervisor was told how it ended, because this process may be killed in between. */
     hear_reports(r);
     const bool reaped_elsewhere =
         waitid(P_PID, (id_t)r->successor.pid, &end, WEXITED | WNOHANG | WNOWAIT) < 0 &&
