@@ -1131,7 +1131,8 @@ static void hear_channel(struct restart *r)
      * this process has ended. */
     if (length == 0 && has_events(r->successor.channel, 0))
         close_fd(&r->successor.channel);
-    else if (length > 0 || (length < 0 && errno != EAGAIN))
+    else if (length > 0 ||
+             (length < 0 && (errno != EAGAIN || has_events(r->successor.channel, POLLIN))))
         step_after(r, RETRY_MS);
 }
 
