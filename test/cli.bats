@@ -113,6 +113,11 @@ rejects() {
     rejects 'port .*0 to 65535' --listen 127.0.0.1:65536
 }
 
+@test "an error stays on one line, whatever an argument contains" {
+    try --listen $'first\nsecond\033third\t:1'
+    failed 2 "'first\?second\?third\?:1'"
+}
+
 @test "rejects a descriptor that is not a number, not open, not a socket, or not listening" {
     for fd in '' x 3x 0x3 ' 3' +3 3.0 2147483648 4294967299 18446744073709551619 \
         99999999999999999999999; do

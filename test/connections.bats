@@ -221,3 +221,33 @@ ask_each_once() {
     [ "$grown" -le 256 ]
 }
 
+@test "memory that slow clients have used is given back" {
+    ! is_checked || skip 'a checked build keeps freed memory'
+    start_server
+    serves
+    memory=$(status_of "$pid" RssAnon)
+    connect_many 400
+    printf -v head 'GET / HTTP/1.1\r\nHost: a\r\nX: %015000d' 0
+    for conn in "${conns[@]}"; do
+        printf '%s' "$head" >&"$conn"
+    done
+    for conn in "${conns[@]}"; do
+        wait_for taken "$conn"
+    done
+    # Without these the heap would shrink by itself.
+    slow=("${conns[@]}")
+    connect_many 8
+    for conn in "${conns[@]}"; do
+        printf '%s' "$head" >&"$conn"
+        wait_for taken "$conn"
+    done
+    (($(status_of "$pid" RssAnon) - memory > 5000))
+    for conn in "${slow[@]}"; do
+        send "$conn" '\r\n\r\n'
+        answered "$conn"
+    done
+    grown=$(($(status_of "$pid" RssAnon) - memory))
+    echo "memory grown by $grown KiB"
+    ((grown < 1000))
+}
+

@@ -248,6 +248,19 @@ start_in_folder() {
     wait_gone "$pid"
 }
 
+@test "a pid file that cannot be written anew after a failed restart changes all the same" {
+    need_strace
+    start_named
+    in_trouble '?rename,?renameat,?renameat2' error=ENOSPC
+    before=$(stat -c %i%z "$pid_file")
+    successor_script 'exit 3'
+    fail_restart
+    [[ $(stat -c %i%z "$pid_file") != "$before" ]]
+    named_in_file "$pid"
+    logged "\[$pid]: cannot write pid file $pid_file: No space left on device"
+    mended
+}
+
 @test "a successor without a predecessor serves, and tries again to write the pid file" {
     start_in_folder
     start_slowly

@@ -74,6 +74,19 @@ load tools/crowd
     ((status == 0))
 }
 
+@test "connections that wait together with SIGTERM get answers that announce the end" {
+    start_server
+    stop "$pid"
+    crowd waiting 50 "$port"
+    tell waiting ask
+    kill -TERM "$pid"
+    kill -CONT "$pid"
+    answers waiting
+    [[ $reply == $(printf 'c%.0s' {1..50}) ]]
+    ended "$pid"
+    ((status == 0))
+}
+
 @test "a second SIGTERM or SIGINT ends server and pending successor at once, with status 1" {
     for pair in 'TERM TERM' 'TERM INT' 'INT TERM' 'INT INT'; do
         read -r first second <<<"$pair"

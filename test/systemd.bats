@@ -336,6 +336,21 @@ $(restart_notes)"
     ask "$conn"
 }
 
+@test "a process that was stopped for 5 s does not blame a service manager that has read" {
+    manage "$BATS_TEST_TMPDIR/notify"
+    start_server
+    wait_note READY=1
+    stop "$manager"
+    restart_server
+    stop "$old"
+    kill -CONT "$manager"
+    wait_note "^$old BARRIER=1$"
+    sleep 5.5
+    kill -CONT "$old"
+    wait_gone "$old"
+    run ! logged 'has read nothing'
+}
+
 # Sets all to the processes that run the test's programs.
 find_programs() {
     mapfile -t all < <(programs)
