@@ -58,8 +58,9 @@ build() {
 # Two versions, each as one of the two names, and one that crashes at its 500th answer: at its first
 # one, the old process would not have handed over yet.
 build_all() {
-    mkdir "$folder/build"
+    mkdir -p "$folder/build/test"
     cp Makefile ./*.c ./*.h "$folder/build"
+    cp test/Makefile "$folder/build/test"
     cp build/hammer "$folder"
     build 1.0 "$name" "$name"
     build 2.0 "${name}1" "${name}1"
