@@ -1519,7 +1519,7 @@ void restart_close(struct restart *r, int connection)
 void restart_closed(struct restart *r)
 {
     r->open--;
-    r->closed++;
+    r->closed += r->phase >= RESTART_HANDING_OVER;
     if (r->deadlines[ACCEPT_AT] != NEVER)
         r->deadlines[ACCEPT_AT] = 0;
     if (r->deadlines[ACCEPT_AT] == 0 || (r->phase >= RESTART_HANDING_OVER && r->open == 0))

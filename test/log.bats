@@ -30,6 +30,7 @@ ${NAME}[$old]: ended: 1 connections handed over, 1 finished here
 EOT
     diff <(grep "\[$pid]:" "$log") - <<<"${NAME}1[$pid]: listening on 127.0.0.1:$port \
 (inherited fd 3), version $(version)"
+    serves # a connection that ends before SIGTERM is not counted
     kill -TERM "$pid"
     wait_gone "$pid"
     diff <(grep "\[$pid]:" "$log" | tail -n +2) - <<EOT
