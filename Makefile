@@ -35,7 +35,10 @@ FORCE:
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin
-	install $(PROGRAMS) $(DESTDIR)$(PREFIX)/bin
+	for program in $(PROGRAMS); do \
+	    install $$program $(DESTDIR)$(PREFIX)/bin/.$$program.new && \
+	    mv -f $(DESTDIR)$(PREFIX)/bin/.$$program.new $(DESTDIR)$(PREFIX)/bin/$$program || exit; \
+	done
 
 uninstall:
 	rm -f $(PROGRAMS:%=$(DESTDIR)$(PREFIX)/bin/%)

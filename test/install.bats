@@ -93,8 +93,8 @@ installed_versions() {
 
 @test "make install replaces programs that run, and the next restart runs what is installed then" {
     make_here install DESTDIR="$root" PREFIX=/usr
-    PATH=$root/usr/bin:$PATH
-    start_command "$NAME" -l 127.0.0.1:0 "${PATIENT[@]}"
+    # Not in front of PATH, which may lead to programs that are installed on this machine.
+    PATH=$root/usr/bin start_command "$NAME" -l 127.0.0.1:0 "${PATIENT[@]}"
     wait_listening
     connect
     ask "$conn"

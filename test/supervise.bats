@@ -97,6 +97,7 @@ finds_port_below() {
 @test "the first process closes a listener that the server opened before" {
     cp "$BUILD_DIR/forker" "$BATS_TEST_TMPDIR/forker"
     cp "$BUILD_DIR/forker" "$BATS_TEST_TMPDIR/forker1"
+    mkdir "$BATS_TEST_TMPDIR/elsewhere"
     SUPERVISE=1 start_command ./forker
     supervisor=$pid
     wait_log ': listening on [^ ]*:([0-9]+)'

@@ -51,8 +51,8 @@ int main(int argc, char **argv)
     if (status >= 0)
         return status;
     sigaction(SIGCHLD, &(struct sigaction){.sa_handler = reap, .sa_flags = SA_RESTART}, NULL);
-    if (chdir("/") < 0)
-        err(1, "cannot change to /");
+    if (chdir("elsewhere") < 0)
+        err(1, "cannot change to elsewhere");
     int polled = restart_serve(&r, &options);
     while (r.phase < RESTART_DONE) {
         poll(&(struct pollfd){.fd = polled, .events = POLLIN}, 1, -1);
