@@ -45,7 +45,7 @@ enum {
     LINGER_BYTES = 2 << 20,       /* discarded after the last response, so that uploads can end */
     LINGER_MS = 2000,             /* for the client to close after the last response */
     LAST_REQUEST_MS = 1000,       /* for a request that is on its way when draining begins */
-    FREES_MIN = 16,               /* of saved bytes, until memory is given back */
+    FREES_MIN = 16,               /* freed buffers of saved bytes, until memory is given back */
     BUSY_MS = 100,                /* for the next request of a client that is not really idle */
 };
 
@@ -122,7 +122,7 @@ struct server {
     int64_t idle_timeout;             /* of IDLE, unless this process is draining */
 
     int saves; /* connections with saved bytes */
-    int frees; /* saved bytes freed since memory was given back */
+    int frees; /* buffers freed since memory was given back */
 
     /* Of the connection that has its turn. */
     size_t input_length;
@@ -403,8 +403,8 @@ static int next_timeout(struct server *s)
 
 /* ---- a connection's life ---- */
 
-/* glibc gives freed memory that lies below memory in use back only on demand, malloc_trim(3), which
- * takes time. So it does when more of the saved bytes have been freed than are in use. */
+/* glibc gives back freed memory that lies below memory in use only on demand, malloc_trim(3). That
+ * takes time, so it happens once as many buffers have been freed as are in use. */
 static void free_saved(struct server *s, struct connection *c)
 {
     if (!c->saved)

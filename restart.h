@@ -13,10 +13,11 @@
  *   2. polls the one descriptor that restart_serve() returns for reading, instead of its listeners;
  *   3. in each turn of its loop, after its own events, calls restart_accept(), instead of
  *      accept4(2), until it returns -1 (or once: the descriptor stays readable while connections
- *      wait); then restart_step(); then, from RESTART_HANDING_OVER on, restart_leave() for each
- *      connection, and closes each for which it returns true. In a library's loop, that is a loop
- *      around a call that runs one turn (EVRUN_ONCE, UV_RUN_ONCE, EVLOOP_ONCE), or a hook that runs
- *      before the loop waits (ev_prepare, uv_prepare, evwatch_prepare_new);
+ *      wait), and restart_step(), in either order; then, from RESTART_HANDING_OVER on,
+ *      restart_leave() for each connection, and closes each for which it returns true. In a
+ *      library's loop, that is a loop around a call that runs one turn (EVRUN_ONCE, UV_RUN_ONCE,
+ *      EVLOOP_ONCE), or a hook that runs before the loop waits (ev_prepare, uv_prepare,
+ *      evwatch_prepare_new);
  *   4. asks restart_persists() before it tells a client that its connection stays open, and closes
  *      connections with restart_close(), or reports each with restart_closed();
  *   5. exits with restart.status when the phase is RESTART_DONE or later.
