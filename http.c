@@ -140,10 +140,9 @@ static COLD int64_t read_number(struct slice digits, int64_t most)
     if (digits.start == digits.end)
         return -1;
     for (const char *at = digits.start; at < digits.end; at++) {
-        int digit = *at - '0';
-        if (!is(*at, DIGIT) || number > (most - digit) / 10)
+        if (!is(*at, DIGIT) || __builtin_mul_overflow(number, 10, &number) ||
+            __builtin_add_overflow(number, *at - '0', &number) || number > most)
             return -1;
-        number = number * 10 + digit;
     }
     return number;
 }
@@ -228,7 +227,9 @@ static inline const char *end_of_authority(const char *start, const char *end)
     if (at == end || *at != ':')
         return at;
     struct slice port = {at + 1, skip(at + 1, end, DIGIT)};
-    return length_of(port) < 5 || read_number(port, 65535) >= 0 ? port.end : NULL;
+    if (length_of(port) < 5 || (length_of(port) == 5 && memcmp(port.start, "65535", 5) <= 0))
+        return port.end;
+    return read_number(port, 65535) >= 0 ? port.end : NULL;
 }
 
 /* ---- heads ---- */
