@@ -1505,9 +1505,9 @@ int restart_serve(struct restart *r, const struct restart_options *options)
  * over. It is closed with an announcement before the drain timeout closes it without. */
 bool restart_persists(const struct restart *r)
 {
-    const int64_t announced = r->options.drain_timeout * SECOND / 4;
     return r->phase < RESTART_HANDING_OVER ||
-           (r->phase == RESTART_HANDING_OVER && now() < r->deadlines[PHASE_BY] - announced);
+           (r->phase == RESTART_HANDING_OVER &&
+            now() < r->deadlines[PHASE_BY] - r->options.drain_timeout * SECOND / 4);
 }
 
 void restart_close(struct restart *r, int connection)
