@@ -180,6 +180,17 @@ rejects() {
     wait_log "\[$pid]: .*listen(ing)? on 127\.0\.0\.1:8080"
 }
 
+@test "localhost is 127.0.0.1, and a port alone is that port of all IPv4 addresses" {
+    start_command "./$NAME" --listen localhost:0
+    wait_listening
+    logged "\[$pid]: listening on 127\.0\.0\.1:$port,"
+    serves
+    start_command "./$NAME" --listen :0
+    wait_listening
+    logged "\[$pid]: listening on 0\.0\.0\.0:$port,"
+    serves
+}
+
 @test "listens on a link-local address, which needs its interface" {
     unshare -n true 2>/dev/null || skip 'needs leave to make a network namespace'
     rejects "cannot listen on '\[fe80::1]:0': .*interface" -l '[fe80::1]:0'
