@@ -1161,10 +1161,11 @@ static void hear_successor(struct restart *r)
         successor_ended(r, reaped_elsewhere            ? -1
                            : end.si_code == CLD_EXITED ? end.si_status << 8
                                                        : end.si_status);
-    } else if (r->phase == RESTART_STARTING && !is_pending(r))
+    } else if (r->phase == RESTART_STARTING && !is_pending(r)) {
         hand_over(r);
-    else if (r->successor.report == 'L' || has_events(r->successor.process, POLLIN))
+    } else if (r->successor.report == 'L' || has_events(r->successor.process, POLLIN)) {
         step_after(r, PAUSE_MS); /* its tracer may hold it */
+    }
 }
 
 /* After shutdown(2) the successor's R2 fails, so it has claimed the listeners by now, or never
@@ -1466,7 +1467,6 @@ enum restart_phase restart_step(struct restart *r)
         claim(r);
     send_notices(r);
     meet_deadlines(r, moment);
-    send_notices(r);
     if (r->restart_wanted && r->phase == RESTART_SERVING && is_notified(r))
         start(r);
     if (r->announce_is_due && r->phase == RESTART_SERVING)
