@@ -255,7 +255,7 @@ listens_at() {
     wait_log "\[$pid]: listening on 127\.0\.0\.1:$second \(inherited fd 4\)"
     for _ in 1 2; do
         for fd in 3 4; do
-            # O_NONBLOCK, which whoever passed them had not set.
+            # O_NONBLOCK, which the sender had not set.
             (((0$(sed -nE 's/^flags:\s*//p' "/proc/$pid/fdinfo/$fd") & 04000) == 04000))
         done
         for port in "$first" "$second"; do

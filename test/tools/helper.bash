@@ -7,7 +7,7 @@
 #   SERVER_DIR   folder of the two programs under test, default: the project's root
 #
 # Tests run side by side, on a machine that may be busy. So they wait for a state and not for a time:
-# what has to happen has $patience seconds, and the server's own timeouts are ten times as long, but
+# what must happen has $patience seconds, and the server's own timeouts are ten times as long, but
 # where a test is about one of them.
 #
 # bats runs commands of its own before each command of a test and of the functions that it calls
@@ -645,7 +645,7 @@ end_last_request() {
     disconnect "$1"
 }
 
-# ask FD: asks once more over the open connection FD: the right answer has to come, and leave it
+# ask FD: asks once more over the open connection FD: the right answer must come, and leave it
 # open.
 ask() {
     local -

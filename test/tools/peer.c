@@ -13,7 +13,7 @@
  *     start           start PROGRAM (an old process only)
  *     send=TEXT:N     send the message TEXT with N connections (0 or 1), the one held longest
  *     give=N          hand over N connections, one in a message, the ones held longest first
- *     hear=TEXT       wait for the report, R, R1 or R2, which has to be TEXT
+ *     hear=TEXT       wait for the report, R, R1 or R2, which must be TEXT
  *     take[=N]        take messages with a connection until N are held, or up to the end
  *     serve[=N]       accept, and answer requests over all connections: N of them, or for ever
  *     end             nothing more is sent from this side
@@ -312,7 +312,7 @@ static void say_listening(const struct peer *p)
     say("listening on 127.0.0.1:%u", ntohs(address.sin_port));
 }
 
-/* PPID:FD, of which the first has to be the parent, and the second a socket of the right kind. */
+/* PPID:FD, of which the first must be the parent, and the second a socket of the right kind. */
 static void find_channel(struct peer *p, const char *announced)
 {
     int type = 0;

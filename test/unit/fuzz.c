@@ -62,7 +62,7 @@ static struct answer parse(const char *bytes, size_t length)
     char *copy = malloc(length ? length : 1);
     LAW(copy != NULL);
     memcpy(copy, bytes, length);
-    /* A block of no bytes is none that can be read. */
+    /* No byte of an empty block can be read. */
     a.taken = http_parse(length ? copy : copy + 1, length, &a.request);
     other.taken = other_http_parse(length ? copy : copy + 1, length, &other.request);
     LAW(same(a, other));

@@ -485,7 +485,7 @@ static const struct row hosts[] = {
     {"a high byte in a host", BYTES(GET "Host: h\xc3\xa9\r\n"), BAD},
     {"half an escape", BYTES(GET "Host: h%4\r\n"), BAD},
     {"a percent sign only", BYTES(GET "Host: %\r\n"), BAD},
-    {"an escape that is none", BYTES(GET "Host: h%4g\r\n"), BAD},
+    {"an invalid escape", BYTES(GET "Host: h%4g\r\n"), BAD},
     {"a pipe after an escape", BYTES(GET "Host: a%41|bc\r\n"), BAD},
     {"an at sign after an escape", BYTES(GET "Host: a%41@bc\r\n"), BAD},
     {"an escape without a percent sign", BYTES(GET "Host: h@41\r\n"), BAD},
