@@ -289,15 +289,15 @@ __attribute__((format(printf, 2, 3))) static void notify(struct restart *r, cons
         r->deadlines[NOTIFIED_BY] = now() + NOTIFIED_MS;
 }
 
-/* Tells the service manager which process is the main one. This process neither ends nor starts
- * another successor before the manager has read that. */
+/* Tells the service manager which process is the main one; below a supervisor, that never changes.
+ * This process neither ends nor starts another successor before the manager has read the message,
+ * because systemd ignores messages from processes that have ended. */
 static void notify_main(struct restart *r, pid_t pid, const char *status)
 {
-    if (r->supervisor > 0) {
+    if (r->supervisor > 0)
         notify(r, "READY=1%s", status);
-        return;
-    }
-    notify(r, "MAINPID=%ld\nREADY=1%s", (long)pid, status);
+    else
+        notify(r, "MAINPID=%ld\nREADY=1%s", (long)pid, status);
     notify(r, "%s", barrier_message);
     if (r->deadlines[NOTIFIED_BY] != NEVER) /* earlier messages have used up part of the time */
         r->deadlines[NOTIFIED_BY] = now() + NOTIFIED_MS;

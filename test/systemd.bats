@@ -390,6 +390,7 @@ find_programs() {
     diff <(notes | grep -v ' ended$') - <<<"$old READY=1|STATUS=SERVING
 $old RELOADING=1|MONOTONIC_USEC=N|STATUS=
 $old READY=1
+$old BARRIER=1
 $pid STATUS=SERVING
 $pid STOPPING=1"
 }
