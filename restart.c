@@ -16,8 +16,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -49,12 +47,12 @@ enum {
     OWN_DESCRIPTORS = 8,    /* of a server, apart from listeners and connections */
     CHANNEL_SIZE = 3072,    /* send buffer with room for 8 connections */
     TURNS = 64,             /* calls of restart_accept between two calls of restart_step */
+    BACKLOG_MAX = 1 << 16,  /* more than wait to be accepted, but not the whole of a flood */
     ABORTED_MAX = 16,       /* aborted connections that one call passes over */
     RETRY_MS = 10,          /* until a call that lacked memory or room is tried again */
     PAUSE_MS = 100,         /* until accepting is tried again, or a traced successor is */
     ANNOUNCE_MS = 1000,     /* until writing the pid file is tried again */
     CUT_MS = 1000,          /* for the server to close connections after the drain timeout */
-    SHORTAGE_MS = 5000,     /* without descriptors, until waiting connections are given up */
     LAST_REQUEST_MS = 1000, /* for a request that is on its way at a shutdown */
     NOTIFIED_MS = 5000,     /* for the service manager to read its messages */
     SERVERS_MAX = 256,      /* below one supervisor, draining ones included */
@@ -400,9 +398,9 @@ static void watch_source(struct restart *r, int fd, bool wanted)
         step_after(r, RETRY_MS);
 }
 
-static bool may_accept(const struct restart *r, int i)
+static bool may_accept(const struct restart *r)
 {
-    return r->phase == RESTART_SERVING || r->phase == RESTART_STARTING || r->backlog[i] > 0;
+    return r->phase == RESTART_SERVING || r->phase == RESTART_STARTING || r->backlog > 0;
 }
 
 static void watch_sources(struct restart *r)
@@ -411,7 +409,7 @@ static void watch_sources(struct restart *r)
     for (int i = 0; i < r->listener_count; i++) {
         /* A successor may have changed this flag, which belongs to the open file description. */
         fcntl(r->listeners[i], F_SETFL, O_NONBLOCK);
-        watch_source(r, r->listeners[i], !paused && may_accept(r, i));
+        watch_source(r, r->listeners[i], !paused && may_accept(r));
     }
     watch_source(r, r->predecessor, !paused && r->phase > RESTART_INHERITING);
 }
@@ -1191,13 +1189,7 @@ static void stop(struct restart *r)
     send_message(r->predecessor, "D", -1);
     if (is_pending(r))
         kill(r->successor.pid, SIGTERM);
-    for (int i = 0; i < r->listener_count; i++) {
-        /* Of a listener, tcpi_unacked is the number of connections in its queue, tcp(7). */
-        struct tcp_info info = {.tcpi_unacked = SOMAXCONN};
-        socklen_t size = sizeof info;
-        getsockopt(r->listeners[i], IPPROTO_TCP, TCP_INFO, &info, &size);
-        r->backlog[i] = info.tcpi_unacked;
-    }
+    r->backlog = BACKLOG_MAX;
     enter(r, RESTART_DRAINING);
 }
 
@@ -1253,7 +1245,7 @@ static int accept_from(struct restart *r, int i)
 {
     int fd = -1, tries = 0;
     errno = EAGAIN;
-    if (!may_accept(r, i))
+    if (!may_accept(r))
         return -1;
     do
         fd = accept4(r->listeners[i], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -1261,11 +1253,6 @@ static int accept_from(struct restart *r, int i)
     /* The kernel reports EMFILE even if no connection waits. */
     if (fd < 0 && (errno == EMFILE || errno == ENFILE))
         errno = has_events(r->listeners[i], POLLIN) ? EMFILE : EAGAIN;
-    if (r->backlog[i] > 0 && (fd >= 0 || errno == EAGAIN)) {
-        r->backlog[i] = fd >= 0 ? r->backlog[i] - 1 : 0;
-        if (r->backlog[i] == 0)
-            step_after(r, 0);
-    }
     return fd;
 }
 
@@ -1303,25 +1290,17 @@ static int accept_from_predecessor(struct restart *r)
     return connection;
 }
 
-/* Accepting failed with ERROR. A shutdown gives up waiting connections after a while if others, and
- * not the connections of this process, use up all descriptors. */
-static void pause_accepting(struct restart *r, int error)
-{
-    const int64_t since = r->deadlines[PHASE_BY] - r->options.drain_timeout * SECOND;
-    r->deadlines[ACCEPT_AT] = now() + PAUSE_MS;
-    if (r->phase == RESTART_DRAINING && r->open == 0 && now() - since > SHORTAGE_MS)
-        memset(r->backlog, 0, sizeof r->backlog);
-    step_after(r, 0);
-    errno = error == EMFILE ? EMFILE : EAGAIN;
-}
-
 int restart_accept(struct restart *r)
 {
     const unsigned sources = (unsigned)r->listener_count + 1;
     const bool paused = r->deadlines[ACCEPT_AT] != NEVER && r->deadlines[ACCEPT_AT] > 0;
     int error = EAGAIN;
     errno = EAGAIN;
-    if (paused || ++r->turns % TURNS == 0)
+    if (paused)
+        return -1;
+    if (r->backlog > 0)
+        step_after(r, 0); /* until no connection waits, the descriptor stays readable */
+    if (++r->turns % TURNS == 0)
         return -1;
     /* Each source, a listener or the predecessor, is the first to be asked in TURNS calls in a row.
      * If it has no connection, the next source that has one becomes the first. */
@@ -1332,14 +1311,19 @@ int restart_accept(struct restart *r)
         if (fd >= 0) {
             r->turns += i * TURNS;
             r->open++;
+            r->backlog -= r->backlog > 0;
             r->deadlines[ACCEPT_AT] = NEVER;
             return fd;
         }
         error = errno == EAGAIN ? error : errno;
     }
-    errno = EAGAIN;
-    if (error != EAGAIN)
-        pause_accepting(r, error);
+    if (error == EAGAIN) {
+        r->backlog = 0;
+    } else {
+        r->deadlines[ACCEPT_AT] = now() + PAUSE_MS;
+        step_after(r, 0);
+    }
+    errno = error == EMFILE ? EMFILE : EAGAIN;
     return -1;
 }
 
@@ -1347,7 +1331,7 @@ int restart_accept(struct restart *r)
 
 static void end_draining(struct restart *r)
 {
-    memset(r->backlog, 0, sizeof r->backlog);
+    r->backlog = 0;
     if (r->phase != RESTART_CUT) {
         /* What the channel holds is still received, and then its end of file. */
         shutdown(r->predecessor, SHUT_RD);
@@ -1424,15 +1408,12 @@ static void send_notices(struct restart *r)
 /* Enters the next phase when this one has nothing left to wait for. */
 static void move_on(struct restart *r)
 {
-    unsigned waiting = 0;
     if (r->phase < RESTART_HANDING_OVER || r->phase > RESTART_CUT)
         return;
-    for (int i = 0; i < r->listener_count; i++)
-        waiting += r->backlog[i];
     if (r->phase == RESTART_HANDING_OVER && r->successor.channel < 0 && r->open > 0 &&
         !may_roll_back(r))
         enter(r, RESTART_DRAINING);
-    if (!may_roll_back(r) && waiting == 0)
+    if (!may_roll_back(r) && r->backlog == 0)
         close_listeners(r);
     /* A successor was told to end before it claimed the listeners, and has not ended. */
     if (is_pending(r) && r->deadlines[CLOSE_AT] == NEVER && r->successor.report != 'L')

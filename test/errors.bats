@@ -261,13 +261,13 @@ count_child_calls() {
 
 # ---- errors of accept ----
 
-# start_without_accept WHICH ERROR: starts a server whose calls of accept4 fail with ERROR, namely
-# those that WHICH names, as strace does. Sets calls, a file with a line for each.
+# start_without_accept WHICH ERROR [OPTIONS...]: starts a server whose calls of accept4 fail with
+# ERROR, namely those that WHICH names, as strace does. Sets calls, a file with a line for each.
 start_without_accept() {
     calls=$BATS_TEST_TMPDIR/calls
     # As a grandchild (-D), strace leaves the server to be the process that was started.
     start_command strace -D -qq -o "$calls" -e trace=accept4 -e "inject=accept4:error=$2:when=$1" \
-        "a/$NAME" -l 127.0.0.1:0 "${PATIENT[@]}"
+        "a/$NAME" -l 127.0.0.1:0 "${PATIENT[@]}" "${@:3}"
     wait_listening
 }
 
@@ -284,7 +284,7 @@ start_without_accept() {
 
 @test "while accept fails, the server does not spin, and serves the clients that it has" {
     for error in EMFILE ENFILE ENOMEM EPERM; do
-        start_without_accept 4+ "$error"
+        start_without_accept 4+ "$error" --drain-timeout 2
         begun=$SECONDS
         begin_request
         connect_many 3
@@ -293,9 +293,8 @@ start_without_accept() {
         end_request "$half"
         # Ten a second, and some.
         (($(grep -c INJECTED "$calls") <= (SECONDS - begun + 2) * 20))
-        # At SIGTERM, connections that cannot be accepted are abandoned after a while.
-        [[ $error == EMFILE ]] || kill -KILL "$pid"
-        kill "$pid" 2>/dev/null || true
+        # At SIGTERM, connections that cannot be accepted delay the end until the drain timeout.
+        kill "$pid"
         wait_gone "$pid"
     done
 }
