@@ -48,7 +48,6 @@ enum {
     CHANNEL_SIZE = 3072,    /* send buffer with room for 8 connections */
     TURNS = 64,             /* calls of restart_accept between two calls of restart_step */
     BACKLOG_MAX = 1 << 16,  /* more than wait to be accepted, but not the whole of a flood */
-    ABORTED_MAX = 16,       /* aborted connections that one call passes over */
     RETRY_MS = 10,          /* until a call that lacked memory or room is tried again */
     PAUSE_MS = 100,         /* until accepting is tried again, or a traced successor is */
     ANNOUNCE_MS = 1000,     /* until writing the pid file is tried again */
@@ -133,7 +132,6 @@ void restart_log(int priority, const char *text)
     char line[NAME_MAX + NUMBER_SIZE + LINE_SIZE];
     const char *name = program_invocation_short_name;
     struct stat stream;
-    sigset_t stop, before;
     const int length = is_journal()
                            ? snprintf(line, sizeof line, "<%d>%.*s\n", priority, LINE_SIZE, text)
                            : snprintf(line, sizeof line, "%.*s[%ld]: %.*s\n", NAME_MAX, name,
@@ -141,18 +139,13 @@ void restart_log(int priority, const char *text)
     for (char *c = line; c < line + length - 1; c++)
         *c = iscntrl((unsigned char)*c) ? '?' : *c;
     /* Writing to a stopped terminal or a full pipe blocks, and O_NONBLOCK would affect the other
-     * processes that share it, so a file description of our own is opened. SIGTTOU stops a
-     * background process that writes, tcsetattr(3). */
+     * processes that share it, so a file description of our own is opened. */
     const bool is_file = fstat(STDERR_FILENO, &stream) == 0 && S_ISREG(stream.st_mode);
     int own = is_file ? -1 : open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (own < 0 && !has_events(STDERR_FILENO, POLLOUT))
         return;
-    sigemptyset(&stop);
-    sigaddset(&stop, SIGTTOU);
-    sigprocmask(SIG_BLOCK, &stop, &before);
     const ssize_t written = write(own >= 0 ? own : STDERR_FILENO, line, (size_t)length);
     (void)written;
-    sigprocmask(SIG_SETMASK, &before, NULL);
     close_fd(&own);
 }
 
@@ -706,11 +699,14 @@ static int find_activation(struct restart *r)
 static void set_signals(struct restart *r)
 {
     const struct sigaction ignore = {.sa_handler = SIG_IGN}, standard = {.sa_handler = SIG_DFL};
+    sigset_t blocked;
     sigemptyset(&r->caught);
     sigaddset(&r->caught, SIGUSR1);
     sigaddset(&r->caught, SIGTERM);
     sigaddset(&r->caught, SIGINT);
-    sigprocmask(SIG_BLOCK, &r->caught, &r->mask);
+    blocked = r->caught;
+    sigaddset(&blocked, SIGTTOU); /* it stops a background process that writes, tcsetattr(3) */
+    sigprocmask(SIG_BLOCK, &blocked, &r->mask);
     sigaction(SIGPIPE, &ignore, NULL);
     sigaction(SIGXFSZ, &ignore, NULL);
     /* If SIGCHLD is ignored, wait(2) does not report how a successor ended. */
@@ -1243,13 +1239,10 @@ static void read_signals(struct restart *r)
 
 static int accept_from(struct restart *r, int i)
 {
-    int fd = -1, tries = 0;
     errno = EAGAIN;
     if (!may_accept(r))
         return -1;
-    do
-        fd = accept4(r->listeners[i], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-    while (fd < 0 && (errno == ECONNABORTED || errno == EINTR) && ++tries < ABORTED_MAX);
+    const int fd = accept4(r->listeners[i], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     /* The kernel reports EMFILE even if no connection waits. */
     if (fd < 0 && (errno == EMFILE || errno == ENFILE))
         errno = has_events(r->listeners[i], POLLIN) ? EMFILE : EAGAIN;
@@ -1293,10 +1286,9 @@ static int accept_from_predecessor(struct restart *r)
 int restart_accept(struct restart *r)
 {
     const unsigned sources = (unsigned)r->listener_count + 1;
-    const bool paused = r->deadlines[ACCEPT_AT] != NEVER && r->deadlines[ACCEPT_AT] > 0;
     int error = EAGAIN;
     errno = EAGAIN;
-    if (paused)
+    if (r->deadlines[ACCEPT_AT] != NEVER)
         return -1;
     if (r->backlog > 0)
         step_after(r, 0); /* until no connection waits, the descriptor stays readable */
@@ -1312,7 +1304,6 @@ int restart_accept(struct restart *r)
             r->turns += i * TURNS;
             r->open++;
             r->backlog -= r->backlog > 0;
-            r->deadlines[ACCEPT_AT] = NEVER;
             return fd;
         }
         error = errno == EAGAIN ? error : errno;
@@ -1501,10 +1492,9 @@ void restart_closed(struct restart *r)
 {
     r->open--;
     r->closed += r->phase >= RESTART_HANDING_OVER;
-    if (r->deadlines[ACCEPT_AT] != NEVER)
-        r->deadlines[ACCEPT_AT] = 0;
-    if (r->deadlines[ACCEPT_AT] == 0 || (r->phase >= RESTART_HANDING_OVER && r->open == 0))
+    if (r->deadlines[ACCEPT_AT] != NEVER || (r->phase >= RESTART_HANDING_OVER && r->open == 0))
         step_after(r, 0);
+    r->deadlines[ACCEPT_AT] = NEVER; /* a descriptor is free */
 }
 
 int restart_give(struct restart *r, int connection)

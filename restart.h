@@ -161,13 +161,13 @@ struct restart {
  * default log says why: exit.
  *
  * Side effects: opens /dev/null for each standard stream that is closed; blocks SIGUSR1, SIGTERM
- * and SIGINT, which the module reads from a signalfd(2); ignores SIGPIPE and SIGXFSZ; gives
- * SIGCHLD its default action; removes RESTART_CHANNEL, RESTART_SUPERVISOR and LISTEN_* from the
- * environment. A successor starts with the signal mask and actions that this
- * process was started with, except that SIGPIPE and SIGXFSZ have their default action; in the
- * directory that this process was started in (after chroot(2) only an absolute name finds it); and
- * with no descriptor above 2 but the listeners and the module's own. Its arguments are ARGV's
- * strings of that moment, so do not change them (strtok(3), setproctitle(3)).
+ * and SIGINT, which the module reads from a signalfd(2), and SIGTTOU, so that a terminal stops no
+ * log; ignores SIGPIPE and SIGXFSZ; gives SIGCHLD its default action; removes RESTART_CHANNEL,
+ * RESTART_SUPERVISOR and LISTEN_* from the environment. A successor starts with the signal mask and
+ * actions that this process was started with, except that SIGPIPE and SIGXFSZ have their default
+ * action; in the directory that this process was started in (after chroot(2) only an absolute name
+ * finds it); and with no descriptor above 2 but the listeners and the module's own. Its arguments
+ * are ARGV's strings of that moment, so do not change them (strtok(3), setproctitle(3)).
  */
 int restart_inherit(struct restart *restart, int *argc, char **argv);
 
