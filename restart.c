@@ -3,7 +3,7 @@
  * restart.c - see restart.h.
  *
  * The parts: the log and messages; the service manager; descriptors and events; the phase and the
- * owner; inheriting; claiming the listeners; starting a successor; how a successor ends; signals;
+ * owner; inheriting; claiming the listeners; executing a successor; its start and its end; signals;
  * new connections; the step; the server's other calls; supervision.
  */
 #ifndef _GNU_SOURCE
@@ -213,7 +213,8 @@ static void release_reserve(struct restart *r)
 static void keep_reserve(struct restart *r)
 {
     struct rlimit limit;
-    if (r->phase > RESTART_STARTING || getrlimit(RLIMIT_NOFILE, &limit) < 0)
+    if (r->phase > RESTART_STARTING || r->reserve[RESTART_RESERVE - 1] >= 0 ||
+        getrlimit(RLIMIT_NOFILE, &limit) < 0)
         return;
     /* Under a low limit, connections get half of the remaining descriptors. */
     const rlim_t own = OWN_DESCRIPTORS + (rlim_t)r->listener_count + (r->lifeline >= 0 ? 2 : 0);
@@ -276,8 +277,7 @@ __attribute__((format(printf, 2, 3))) static void notify(struct restart *r, cons
     va_end(arguments);
     if (length >= 0 && (size_t)length < room)
         r->notices_length += (size_t)length + 1;
-    if (r->deadlines[NOTIFIED_BY] == NEVER)
-        r->deadlines[NOTIFIED_BY] = now() + NOTIFIED_MS;
+    r->deadlines[NOTIFIED_BY] = now() + NOTIFIED_MS;
 }
 
 /* Tells the service manager which process is the main one; below a supervisor, that never changes.
@@ -290,8 +290,6 @@ static void notify_main(struct restart *r, pid_t pid, const char *status)
     else
         notify(r, "MAINPID=%ld\nREADY=1%s", (long)pid, status);
     notify(r, "%s", barrier_message);
-    if (r->deadlines[NOTIFIED_BY] != NEVER) /* earlier messages have used up part of the time */
-        r->deadlines[NOTIFIED_BY] = now() + NOTIFIED_MS;
 }
 
 /* Reports to the service manager which version serves, and since when. READY: "", or READY=1. */
@@ -361,9 +359,6 @@ static void arm(struct restart *r)
     int64_t due = NEVER;
     for (int i = 0; i < RESTART_DEADLINES; i++)
         due = r->deadlines[i] < due ? r->deadlines[i] : due;
-    if (due == r->armed)
-        return;
-    r->armed = due;
     /* A time of zero would disarm the timer; one that has passed expires at once. */
     struct itimerspec at = {.it_value = {.tv_nsec = due <= 0}};
     if (due > 0 && due < NEVER)
@@ -374,8 +369,9 @@ static void arm(struct restart *r)
 static void step_after(struct restart *r, int64_t ms)
 {
     const int64_t at = ms > 0 ? now() + ms : 0;
-    if (at < r->deadlines[STEP_AT])
-        r->deadlines[STEP_AT] = at;
+    if (at >= r->deadlines[STEP_AT])
+        return;
+    r->deadlines[STEP_AT] = at;
     arm(r);
 }
 
@@ -503,27 +499,24 @@ static int tell_supervisor(const struct restart *r, char what, pid_t pid, int st
 }
 
 /* Writes a new file and renames it. Other users may write to the folder, so no existing file is
- * opened, and only a regular one is replaced. */
+ * opened, and only a regular one is replaced. Returns 0, or an error number. */
 static int write_pid_file(const char *file)
 {
     char temporary[PATH_MAX];
     struct stat existing;
-    if (lstat(file, &existing) == 0 && !S_ISREG(existing.st_mode)) {
-        errno = EEXIST;
-        return -1;
-    }
+    if (lstat(file, &existing) == 0 && !S_ISREG(existing.st_mode))
+        return EEXIST;
     snprintf(temporary, sizeof temporary, "%s.XXXXXX", file);
     int fd = mkostemp(temporary, O_CLOEXEC); /* fails if the name was truncated */
     if (fd < 0)
-        return -1;
+        return errno;
     const bool written = dprintf(fd, "%ld\n", (long)getpid()) > 0 && fchmod(fd, 0644) == 0 &&
                          rename(temporary, file) == 0;
-    const int error = errno;
+    const int error = written ? 0 : errno;
     close(fd);
-    if (!written)
+    if (error)
         unlink(temporary);
-    errno = error;
-    return written ? 0 : -1;
+    return error;
 }
 
 /* All generations share the open file description of a listener. Its F_SETOWN value, fcntl(2), has
@@ -544,7 +537,7 @@ static bool announce(struct restart *r, bool must)
     const char *file = r->options.pid_file;
     fcntl(r->listeners[0], F_SETOWN, getpid());
     release_reserve(r);
-    const int error = file && write_pid_file(file) < 0 ? errno : 0;
+    const int error = file ? write_pid_file(file) : 0;
     if (error && is_named(r)) /* scripts wait until the file changes */
         utimensat(AT_FDCWD, file, NULL, AT_SYMLINK_NOFOLLOW);
     if (error && !r->announce_is_due)
@@ -641,25 +634,23 @@ static bool take_variable(const char *variable, int *numbers, int count)
     return whole;
 }
 
-/* True if FD is a socket like those between generations. Makes it close-on-exec. */
-static bool is_channel(int fd)
+/* True if FD is an end of a pair of Unix sockets, unix(7), that process CREATOR has created. Makes
+ * it close-on-exec. */
+static bool is_channel(int fd, pid_t creator)
 {
-    int domain = 0, type = 0;
-    socklen_t size = sizeof type;
-    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 &&
-           getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && domain == AF_UNIX &&
-           type == SOCK_SEQPACKET && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
+    struct ucred peer = {0};
+    int type = 0;
+    socklen_t size = sizeof type, peer_size = sizeof peer;
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET &&
+           getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) == 0 && peer.pid == creator &&
+           fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
 }
 
-/* The credentials of the lifeline are those of its creator, the supervisor. */
 static void find_supervisor(struct restart *r)
 {
     int numbers[3];
-    struct ucred creator = {0};
-    socklen_t size = sizeof creator;
-    if (!take_variable(supervisor_variable, numbers, 3) || !is_channel(numbers[1]) ||
-        getsockopt(numbers[1], SOL_SOCKET, SO_PEERCRED, &creator, &size) < 0 ||
-        creator.pid != numbers[0] || fcntl(numbers[2], F_SETFD, FD_CLOEXEC) < 0)
+    if (!take_variable(supervisor_variable, numbers, 3) || !is_channel(numbers[1], numbers[0]) ||
+        fcntl(numbers[2], F_SETFD, FD_CLOEXEC) < 0)
         return;
     r->supervisor = numbers[0];
     r->lifeline = numbers[1];
@@ -671,7 +662,7 @@ static void find_supervisor(struct restart *r)
 static void find_predecessor(struct restart *r)
 {
     int numbers[2];
-    if (!take_variable(channel_variable, numbers, 2) || !is_channel(numbers[1]))
+    if (!take_variable(channel_variable, numbers, 2) || !is_channel(numbers[1], numbers[0]))
         return;
     if (numbers[0] != getppid() && !has_events(numbers[1], 0)) {
         close(numbers[1]);
@@ -715,14 +706,11 @@ static void set_signals(struct restart *r)
 
 int restart_inherit(struct restart *r, int *argc, char **argv)
 {
-    const char *last = *argc > 1 ? argv[*argc - 1] : "";
-    int fds[RESTART_LISTENERS];
     memset(r, 0, sizeof *r);
     r->epoll = r->timer = r->signals = r->lifeline = r->life = r->predecessor = r->barrier = -1;
     r->successor.process = r->successor.execution = r->successor.channel = -1;
     memset(r->reserve, -1, sizeof r->reserve);
     memset(r->listeners, -1, sizeof r->listeners);
-    r->armed = NEVER;
     for (int i = 0; i < RESTART_DEADLINES; i++)
         r->deadlines[i] = NEVER;
     r->options.argv = argv;
@@ -733,10 +721,9 @@ int restart_inherit(struct restart *r, int *argc, char **argv)
     find_supervisor(r);
     find_predecessor(r);
     int inherited = find_activation(r);
-    const int count = r->predecessor < 0 ? 0 : numbers_in(last, ',', fds, RESTART_LISTENERS);
-    if (count > 0) {
-        argv[--*argc] = NULL;
-        inherited = inherit_listeners(r, fds, count);
+    if (r->predecessor >= 0 && *argc > 1 && isdigit((unsigned char)*argv[*argc - 1])) {
+        inherited = restart_listeners(r, argv[--*argc]);
+        argv[*argc] = NULL;
     }
     if (inherited < 0)
         fail(r);
@@ -782,7 +769,7 @@ static void claim(struct restart *r)
         notify_serving(r, "READY=1\n");
 }
 
-/* ---- starting a successor ---- */
+/* ---- executing a successor ---- */
 
 /* Removes one trailing 1 of the file name, or else appends one. The file name 1 becomes 11. */
 static int toggle(const char *name, char successor[PATH_MAX])
@@ -981,30 +968,7 @@ static const char *spawn(struct restart *r)
     return watch(r, r->successor.process, EPOLLIN) < 0 ? "epoll_ctl" : NULL;
 }
 
-static void successor_ended(struct restart *r, int status);
-
-static void start(struct restart *r)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    r->restart_wanted = false;
-    say(r, LOG_NOTICE, "SIGUSR1 received: restarting");
-    tell_supervisor(r, 'A', 0, 0, -1);
-    /* D releases the predecessor: it need not stand by any more. */
-    send_message(r->predecessor, "D", -1);
-    notify(r, "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=", t.tv_sec * 1000000LL + t.tv_nsec / 1000);
-    enter(r, RESTART_STARTING);
-    memset(&r->successor, 0, sizeof r->successor);
-    r->successor.process = r->successor.execution = r->successor.channel = -1;
-    r->successor.call = spawn(r);
-    r->successor.error = r->successor.call ? errno : 0;
-    if (r->successor.pid == 0)
-        successor_ended(r, -1);
-    else if (r->successor.call)
-        give_up_successor(r);
-}
-
-/* ---- how a successor ends ---- */
+/* ---- its start and its end ---- */
 
 static void hand_over(struct restart *r)
 {
@@ -1067,7 +1031,7 @@ static void successor_ended(struct restart *r, int status)
     const bool replaced = (well && !is_pending(r)) || (owner > 0 && owner != r->successor.pid);
     if (r->phase == RESTART_STARTING && replaced)
         hand_over(r);
-    if (status != -1)
+    if (r->successor.pid > 0)
         tell_supervisor(r, 'E', r->successor.pid, status, -1);
     const bool fails = r->phase == RESTART_STARTING || (may_roll_back(r) && !replaced);
     describe_end(r, status, why);
@@ -1079,14 +1043,36 @@ static void successor_ended(struct restart *r, int status)
         say(r, well ? LOG_INFO : LOG_WARNING, "%s", why);
 }
 
+static void start(struct restart *r)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    r->restart_wanted = false;
+    say(r, LOG_NOTICE, "SIGUSR1 received: restarting");
+    tell_supervisor(r, 'A', 0, 0, -1);
+    /* D releases the predecessor: it need not stand by any more. */
+    send_message(r->predecessor, "D", -1);
+    notify(r, "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=", t.tv_sec * 1000000LL + t.tv_nsec / 1000);
+    enter(r, RESTART_STARTING);
+    memset(&r->successor, 0, sizeof r->successor);
+    r->successor.process = r->successor.execution = r->successor.channel = -1;
+    r->successor.call = spawn(r);
+    r->successor.error = r->successor.call ? errno : 0;
+    if (r->successor.pid == 0)
+        successor_ended(r, -1);
+    else if (r->successor.call)
+        give_up_successor(r);
+}
+
 /* The kernel closes the pipe when the program is executed, and also when the child is killed before
  * that. A child that is killed has no program any more, proc(5). */
 static void hear_execution(struct restart *r)
 {
     char link[NUMBER_SIZE + sizeof "/proc//exe"], target[1];
     int *error = &r->successor.error;
-    const ssize_t length = read(r->successor.execution, error, sizeof *error);
-    if (length < 0)
+    ssize_t length;
+    if (r->successor.execution < 0 ||
+        (length = read(r->successor.execution, error, sizeof *error)) < 0)
         return;
     snprintf(link, sizeof link, "/proc/%ld/exe", (long)r->successor.pid);
     if (length == 0 && readlink(link, target, sizeof target) < 0 && errno == ENOENT &&
@@ -1109,6 +1095,8 @@ static void hear_channel(struct restart *r)
     char text[MESSAGE_SIZE];
     ssize_t length = 0;
     int descriptor;
+    if (r->successor.channel < 0)
+        return;
     for (int heard = 0; heard < MESSAGES_MAX; heard++) {
         length = receive_message(r->successor.channel, text, &descriptor);
         close_fd(&descriptor);
@@ -1130,14 +1118,6 @@ static void hear_channel(struct restart *r)
         step_after(r, RETRY_MS);
 }
 
-static void hear_reports(struct restart *r)
-{
-    if (r->successor.execution >= 0)
-        hear_execution(r);
-    if (r->successor.channel >= 0)
-        hear_channel(r);
-}
-
 static void hear_successor(struct restart *r)
 {
     siginfo_t end = {.si_pid = 0};
@@ -1146,12 +1126,14 @@ static void hear_successor(struct restart *r)
     /* A successor that lives after its report has been read may be handed over to. One that has
      * exited is heard again, because all its messages are there now. It is reaped after the
      * supervisor was told how it ended, because this process may be killed in between. */
-    hear_reports(r);
+    hear_execution(r);
+    hear_channel(r);
     const bool reaped_elsewhere =
         waitid(P_PID, (id_t)r->successor.pid, &end, WEXITED | WNOHANG | WNOWAIT) < 0 &&
         errno == ECHILD;
     if (end.si_pid > 0 || reaped_elsewhere) {
-        hear_reports(r);
+        hear_execution(r);
+        hear_channel(r);
         successor_ended(r, reaped_elsewhere            ? -1
                            : end.si_code == CLD_EXITED ? end.si_status << 8
                                                        : end.si_status);
@@ -1193,11 +1175,13 @@ static void signal_stop(struct restart *r, const char *name, pid_t sender)
 {
     /* Ctrl-C reaches the whole process group, and the predecessor and the supervisor forward it as
      * well. It counts once. */
-    const int from = sender > 0 && sender == r->parent       ? 1
-                     : sender > 0 && sender == r->supervisor ? 2
-                                                             : 0;
-    const bool first = r->stops[0] + r->stops[1] + r->stops[2] == 0;
-    if (++r->stops[from] == 1 && !first)
+    const unsigned from = sender <= 0               ? 1
+                          : sender == r->parent     ? 2
+                          : sender == r->supervisor ? 4
+                                                    : 1;
+    const bool first = r->stops == 0, again = r->stops & from;
+    r->stops |= from;
+    if (!first && !again)
         return;
     say(r, LOG_NOTICE, "%s received: ending %s", name, first ? "gracefully" : "at once");
     if (first) {
@@ -1359,7 +1343,9 @@ static void meet_deadlines(struct restart *r, int64_t moment)
 {
     is_due(r, ROLLBACK_UNTIL, moment);
     is_due(r, ACCEPT_AT, moment);
-    is_due(r, CLOSE_AT, moment);
+    /* A successor that was told to end before it claimed the listeners has not ended. */
+    if (is_due(r, CLOSE_AT, moment) && is_pending(r))
+        end_waiting(r);
     if (is_due(r, NOTIFIED_BY, moment)) {
         say(r, LOG_WARNING, "the service manager has read nothing for %d s", NOTIFIED_MS / 1000);
         r->notices_length = 0;
@@ -1406,9 +1392,6 @@ static void move_on(struct restart *r)
         enter(r, RESTART_DRAINING);
     if (!may_roll_back(r) && r->backlog == 0)
         close_listeners(r);
-    /* A successor was told to end before it claimed the listeners, and has not ended. */
-    if (is_pending(r) && r->deadlines[CLOSE_AT] == NEVER && r->successor.report != 'L')
-        end_waiting(r);
     if (r->phase == RESTART_CUT && r->open == 0 && r->predecessor < 0)
         end_draining(r);
     if (r->open == 0 && r->predecessor < 0 && !is_pending(r) && !may_roll_back(r) &&
@@ -1424,8 +1407,6 @@ enum restart_phase restart_step(struct restart *r)
     if (r->options.epoll == 0)
         epoll_wait(r->epoll, edges, EVENTS_MAX, 0);
     r->deadlines[STEP_AT] = NEVER;
-    if (moment >= r->armed)
-        r->armed = -1; /* the timer has expired */
     /* A server may have called daemon(3) after restart_serve, and epoll(7) reports a signalfd(2)
      * only to the process that added it. */
     if (r->pid != getpid()) {
@@ -1557,10 +1538,9 @@ void restart_child(struct restart *r)
 /* The state of the first process. */
 struct servers {
     struct {
-        pid_t pid;
-        int life;  /* write end of a pipe that only this server reads */
-        bool told; /* STOP was sent to it */
-    } all[SERVERS_MAX];
+        pid_t pid;      /* 0: none */
+        bool told;      /* STOP was sent to it */
+    } all[SERVERS_MAX]; /* by the write end of a pipe that only this server reads */
     int count;
     pid_t owner;  /* of the listeners, the last one that reported it */
     int status;   /* of the owner; -1: it lives, or its status is not known */
@@ -1573,41 +1553,37 @@ struct servers {
  * reused, so the owner must live after the pidfd was opened. */
 static void signal_owner(struct servers *s, int signal, bool once)
 {
-    for (int i = 0; i < s->count; i++) {
-        if (s->all[i].pid != s->owner || (once && s->all[i].told))
+    for (int life = 0; life < SERVERS_MAX; life++) {
+        if (s->all[life].pid != s->owner || (once && s->all[life].told))
             continue;
         int process = (int)syscall(SYS_pidfd_open, s->owner, 0);
-        const bool lives = !has_events(s->all[i].life, 0);
+        const bool lives = !has_events(life, 0);
         if (lives && syscall(SYS_pidfd_send_signal, process, signal, NULL, 0) < 0 && errno != ESRCH)
             kill(s->owner, signal); /* an old seccomp(2) filter forbids the others */
-        s->all[i].told |= lives && signal == s->stop;
+        s->all[life].told |= lives && signal == s->stop;
         close_fd(&process);
     }
 }
 
 static void add_server(struct servers *s, pid_t pid, int life)
 {
-    for (int i = s->count - 1; i >= 0; i--)
-        if (has_events(s->all[i].life, 0)) {
-            close(s->all[i].life);
-            s->all[i] = s->all[--s->count];
-        }
-    if (s->count == SERVERS_MAX) {
+    if (life >= SERVERS_MAX)
         close_fd(&life); /* this kills the server */
+    if (life < 0)
         return;
-    }
-    s->all[s->count].pid = pid;
-    s->all[s->count].told = false;
-    s->all[s->count++].life = life;
+    s->all[life].pid = pid;
+    s->all[life].told = false;
+    s->count++;
 }
 
 /* PID has ended. Returns true if it was a server. Its pipe may still be open in a child of it. */
 static bool forget_server(struct servers *s, pid_t pid)
 {
-    for (int i = 0; i < s->count; i++)
-        if (s->all[i].pid == pid) {
-            close(s->all[i].life);
-            s->all[i] = s->all[--s->count];
+    for (int life = 0; life < SERVERS_MAX; life++)
+        if (s->all[life].pid == pid) {
+            close(life);
+            s->all[life].pid = 0;
+            s->count--;
             return true;
         }
     return false;
@@ -1615,7 +1591,7 @@ static bool forget_server(struct servers *s, pid_t pid)
 
 /* S: a new server, with its pipe. O: the owner; with 1 it is only executed, and SIGUSR1 could still
  * kill it. A: the owner acknowledges SIGUSR1. E: how a server ended, from the process that reaped
- * it. */
+ * it; -1: that is not known. */
 static void hear_server(struct servers *s, const char *text, int life)
 {
     int numbers[2] = {0};

@@ -123,12 +123,11 @@ struct restart {
     int life;         /* the supervisor's end closes this, and the kernel kills this process */
     int epoll, timer, signals;
     int reserve[RESTART_RESERVE];
-    unsigned stops[3];    /* SIGTERM and SIGINT: from others, the predecessor, the supervisor */
-    unsigned turns;       /* calls of restart_accept */
+    unsigned stops; /* SIGTERM, SIGINT: 1: from others, 2: the predecessor, 4: the supervisor */
+    unsigned turns; /* calls of restart_accept */
     bool restart_wanted;  /* SIGUSR1 came; the restart begins as soon as it may */
     bool announce_is_due; /* the pid file could not be written, or the supervisor not told */
     int64_t deadlines[RESTART_DEADLINES]; /* milliseconds of the monotonic clock */
-    int64_t armed;                        /* what the timer is set to */
     int open;                             /* connections that the server has */
     unsigned long handed_over;            /* connections, since the hand-over began */
     unsigned long closed;                 /* likewise, those handed over included */

@@ -368,8 +368,10 @@ absent:
         :: else
         fi
     :: p[me].phase == INHERITING && !p[me].stop -> claim(me)
-    /* meet_deadlines(): the ready timeout, the rollback timeout, the drain timeout */
+    /* meet_deadlines(): the ready timeout, a successor that ignores SIGTERM, the rollback timeout,
+     * the drain timeout */
     :: READY && heard(me) && p[me].phase == STARTING && child(me) -> give_up(me)
+    :: heard(me) && p[me].phase == DRAINING && pending(me) -> give_up(me)
     :: p[me].rollback && !p[me].overdue -> p[me].overdue = 1
     :: atomic { p[me].overdue && heard(me) -> p[me].rollback = 0; p[me].overdue = 0 }
     :: atomic {
@@ -388,7 +390,6 @@ absent:
             leaves(me) && p[me].listens && !p[me].rollback ->
             p[me].listens = 0; check_listeners()
         }
-    :: heard(me) && p[me].phase == DRAINING && pending(me) -> give_up(me)
     :: leaves(me) && heard(me) && !pending(me) && !p[me].rollback && !p[me].listens && !holds(me) &&
         !p[me].predecessor && notified(me) -> p[me].phase = DONE; end(me, 0)
     /* restart_accept(): connections from the predecessor, and the end of file after them */
