@@ -67,7 +67,7 @@ enum deadline {
     CLOSE_AT,       /* DRAINING: idle connections are closed; NEVER: they are now */
     ROLLBACK_UNTIL, /* a crash of the successor is rolled back; NEVER: no more */
     ACCEPT_AT,      /* accepting resumes; NEVER: it is not paused */
-    NOTIFIED_BY,    /* the service manager must have read its messages */
+    NOTIFIED_BY,    /* the service manager must have read its messages; NEVER: it has */
     STEP_AT,        /* the next step is due */
 };
 
@@ -359,16 +359,16 @@ static void arm(struct restart *r)
     int64_t due = NEVER;
     for (int i = 0; i < RESTART_DEADLINES; i++)
         due = r->deadlines[i] < due ? r->deadlines[i] : due;
-    /* A time of zero would disarm the timer; one that has passed expires at once. */
-    struct itimerspec at = {.it_value = {.tv_nsec = due <= 0}};
-    if (due > 0 && due < NEVER)
+    /* A time that has passed expires at once; zero disarms the timer. */
+    struct itimerspec at = {0};
+    if (due < NEVER)
         at.it_value = (struct timespec){due / 1000, due % 1000 * 1000000};
     timerfd_settime(r->timer, TFD_TIMER_ABSTIME, &at, NULL);
 }
 
 static void step_after(struct restart *r, int64_t ms)
 {
-    const int64_t at = ms > 0 ? now() + ms : 0;
+    const int64_t at = now() + ms;
     if (at >= r->deadlines[STEP_AT])
         return;
     r->deadlines[STEP_AT] = at;
@@ -427,12 +427,6 @@ static bool may_roll_back(const struct restart *r)
     return r->deadlines[ROLLBACK_UNTIL] != NEVER;
 }
 
-/* True if the service manager has read all messages. */
-static bool is_notified(const struct restart *r)
-{
-    return r->deadlines[NOTIFIED_BY] == NEVER;
-}
-
 static bool hands_over(const struct restart *r)
 {
     return (r->phase == RESTART_HANDING_OVER || r->phase == RESTART_CUT) &&
@@ -471,7 +465,7 @@ static void enter(struct restart *r, enum restart_phase phase)
         say(r, LOG_INFO, "draining: %d connections", r->open);
     if (phase <= RESTART_STARTING)
         r->handed_over = r->closed = 0;
-    if (phase == RESTART_CUT && before != RESTART_CUT)
+    if (phase == RESTART_CUT)
         r->finished = r->closed - r->handed_over;
     if (phase < RESTART_DONE)
         return;
@@ -846,18 +840,15 @@ static int return_to_directory(const struct restart *r)
     return name[0] == '/' || !strchr(name, '/') ? 0 : -1;
 }
 
-static void restore_signals(const struct restart *r, bool block_restart)
+static void restore_signals(const struct restart *r)
 {
     const struct sigaction standard = {.sa_handler = SIG_DFL};
     struct sigaction action;
-    sigset_t mask = r->mask;
-    if (block_restart)
-        sigaddset(&mask, SIGUSR1);
     sigaction(SIGPIPE, &standard, NULL);
     sigaction(SIGXFSZ, &standard, NULL);
     if (sigaction(SIGCHLD, NULL, &action) == 0 && action.sa_handler == SIG_DFL)
         sigaction(SIGCHLD, &r->on_child, NULL);
-    sigprocmask(SIG_SETMASK, &mask, NULL);
+    sigprocmask(SIG_SETMASK, &r->mask, NULL);
 }
 
 /* With this program's arguments, the successor's name and the numbers of the listeners. */
@@ -896,21 +887,15 @@ __attribute__((noreturn)) static void become(struct restart *r, int channel, int
     for (int i = 0; i < RESTART_LISTENERS + 3; i++)
         ready = ready && (kept[i] < 0 || fcntl(kept[i], F_SETFD, 0) == 0);
     if (ready) {
-        /* SIGUSR1 must not kill a program that has not set it up yet. */
-        restore_signals(r, channel >= 0);
+        if (channel >= 0) /* SIGUSR1 must not kill a program that has not set it up yet */
+            sigaddset(&r->mask, SIGUSR1);
+        restore_signals(r);
         execute_successor(r);
     }
     const int error = errno;
     const ssize_t written = write(execution, &error, sizeof error);
     (void)written;
     _exit(EXIT_NOT_EXECUTED);
-}
-
-static void give_up_successor(struct restart *r)
-{
-    r->successor.report = 'L';
-    kill(r->successor.pid, SIGKILL);
-    step_after(r, PAUSE_MS);
 }
 
 static void forget_successor(struct restart *r)
@@ -923,49 +908,42 @@ static void forget_successor(struct restart *r)
     r->successor.pid = 0;
 }
 
-/* Creates the execution pipe and the channel. Returns the name of the call that failed, or NULL. */
-static const char *connect_successor(struct restart *r, int *channel, int *execution)
-{
-    int ends[2];
-    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
-        return "pipe2";
-    r->successor.execution = ends[0];
-    *execution = ends[1];
-    if (watch(r, ends[0], EPOLLIN) < 0)
-        return "epoll_ctl";
-    if (r->options.ready_timeout == 0)
-        return NULL;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
-        return "socketpair";
-    r->successor.channel = ends[0];
-    *channel = ends[1];
-    const int size = CHANNEL_SIZE;
-    if (setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size) < 0)
-        return "setsockopt";
-    return watch(r, ends[0], EPOLLIN | EPOLLOUT) < 0 ? "epoll_ctl" : NULL;
-}
-
 /* Not with posix_spawn(3), which suspends this process until the execution is done. Returns the
  * name of the call that failed, or NULL. */
 static const char *spawn(struct restart *r)
 {
-    int channel = -1, execution = -1;
+    const int size = CHANNEL_SIZE;
+    const bool reports = r->options.ready_timeout > 0;
+    int execution[2] = {-1, -1}, channel[2] = {-1, -1};
+    const char *call = NULL;
+    pid_t pid = -1;
     if (toggle(r->options.argv[0], r->successor.name) < 0)
         return "its other name";
     release_reserve(r);
-    const char *call = connect_successor(r, &channel, &execution);
-    const pid_t pid = call ? -1 : fork();
+    if (pipe2(execution, O_CLOEXEC | O_NONBLOCK) < 0)
+        call = "pipe2";
+    else if (reports && socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, channel) < 0)
+        call = "socketpair";
+    else if (reports && setsockopt(channel[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof size) < 0)
+        call = "setsockopt";
+    else if ((pid = fork()) < 0)
+        call = "fork";
     if (pid == 0)
-        become(r, channel, execution);
-    close_fd(&channel);
-    close_fd(&execution);
-    r->successor.pid = pid > 0 ? pid : 0;
-    if (call || pid < 0)
-        return call ? call : "fork";
+        become(r, channel[1], execution[1]);
+    close_fd(&channel[1]);
+    close_fd(&execution[1]);
+    r->successor.channel = channel[0];
+    r->successor.execution = execution[0];
+    if (call)
+        return call;
+    r->successor.pid = pid;
     r->successor.process = (int)syscall(SYS_pidfd_open, pid, 0);
     if (r->successor.process < 0)
         return "pidfd_open";
-    return watch(r, r->successor.process, EPOLLIN) < 0 ? "epoll_ctl" : NULL;
+    return watch(r, r->successor.process, EPOLLIN) < 0 || watch(r, execution[0], EPOLLIN) < 0 ||
+                   (reports && watch(r, channel[0], EPOLLIN | EPOLLOUT) < 0)
+               ? "epoll_ctl"
+               : NULL;
 }
 
 /* ---- its start and its end ---- */
@@ -973,6 +951,7 @@ static const char *spawn(struct restart *r)
 static void hand_over(struct restart *r)
 {
     const bool takes = r->successor.report == 'T';
+    r->successor.error = 0; /* it may have claimed them before this process failed to watch it */
     notify_main(r, r->successor.pid, "");
     say(r, LOG_INFO, "handed over to %ld", (long)r->successor.pid);
     if (!takes) {
@@ -1025,7 +1004,7 @@ static void serve_again(struct restart *r, const char *why)
 static void successor_ended(struct restart *r, int status)
 {
     char why[WHY_SIZE];
-    const bool well = status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    const bool well = status == 0;
     /* Another owner is the successor's own successor. */
     const pid_t owner = other_owner(r);
     const bool replaced = (well && !is_pending(r)) || (owner > 0 && owner != r->successor.pid);
@@ -1041,27 +1020,6 @@ static void successor_ended(struct restart *r, int status)
         serve_again(r, why);
     else
         say(r, well ? LOG_INFO : LOG_WARNING, "%s", why);
-}
-
-static void start(struct restart *r)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    r->restart_wanted = false;
-    say(r, LOG_NOTICE, "SIGUSR1 received: restarting");
-    tell_supervisor(r, 'A', 0, 0, -1);
-    /* D releases the predecessor: it need not stand by any more. */
-    send_message(r->predecessor, "D", -1);
-    notify(r, "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=", t.tv_sec * 1000000LL + t.tv_nsec / 1000);
-    enter(r, RESTART_STARTING);
-    memset(&r->successor, 0, sizeof r->successor);
-    r->successor.process = r->successor.execution = r->successor.channel = -1;
-    r->successor.call = spawn(r);
-    r->successor.error = r->successor.call ? errno : 0;
-    if (r->successor.pid == 0)
-        successor_ended(r, -1);
-    else if (r->successor.call)
-        give_up_successor(r);
 }
 
 /* The kernel closes the pipe when the program is executed, and also when the child is killed before
@@ -1113,8 +1071,7 @@ static void hear_channel(struct restart *r)
      * this process has ended. */
     if (length == 0 && has_events(r->successor.channel, 0))
         close_fd(&r->successor.channel);
-    else if (length > 0 ||
-             (length < 0 && (errno != EAGAIN || has_events(r->successor.channel, POLLIN))))
+    else if (length != 0 && has_events(r->successor.channel, POLLIN))
         step_after(r, RETRY_MS);
 }
 
@@ -1150,8 +1107,32 @@ static void end_waiting(struct restart *r)
 {
     shutdown(r->successor.channel, SHUT_RD);
     hear_successor(r);
-    if (is_pending(r))
-        give_up_successor(r);
+    if (!is_pending(r))
+        return;
+    r->successor.report = 'L';
+    kill(r->successor.pid, SIGKILL);
+    step_after(r, PAUSE_MS);
+}
+
+static void start(struct restart *r)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    r->restart_wanted = false;
+    say(r, LOG_NOTICE, "SIGUSR1 received: restarting");
+    tell_supervisor(r, 'A', 0, 0, -1);
+    /* D releases the predecessor: it need not stand by any more. */
+    send_message(r->predecessor, "D", -1);
+    notify(r, "RELOADING=1\nMONOTONIC_USEC=%lld\nSTATUS=", t.tv_sec * 1000000LL + t.tv_nsec / 1000);
+    enter(r, RESTART_STARTING);
+    memset(&r->successor, 0, sizeof r->successor);
+    r->successor.process = r->successor.execution = r->successor.channel = -1;
+    r->successor.call = spawn(r);
+    r->successor.error = r->successor.call ? errno : 0;
+    if (r->successor.pid == 0)
+        successor_ended(r, -1);
+    else if (r->successor.call)
+        end_waiting(r);
 }
 
 /* ---- signals ---- */
@@ -1318,7 +1299,7 @@ static void end_draining(struct restart *r)
     leave_predecessor(r);
     if (r->open > 0 && hands_over(r)) {
         r->successor.report = 'R'; /* it does not receive, so the server closes the rest */
-        enter(r, RESTART_CUT);
+        r->deadlines[PHASE_BY] = now() + CUT_MS;
         return;
     }
     if (cut > 0)
@@ -1326,7 +1307,7 @@ static void end_draining(struct restart *r)
     if (r->open > 0)
         say(r, LOG_WARNING, "the server has not reported the end of %d connections", r->open);
     r->open = 0;
-    enter(r, may_roll_back(r) ? RESTART_HANDING_OVER : RESTART_DRAINING);
+    enter(r, RESTART_DRAINING);
 }
 
 static bool is_due(struct restart *r, enum deadline which, int64_t moment)
@@ -1395,7 +1376,7 @@ static void move_on(struct restart *r)
     if (r->phase == RESTART_CUT && r->open == 0 && r->predecessor < 0)
         end_draining(r);
     if (r->open == 0 && r->predecessor < 0 && !is_pending(r) && !may_roll_back(r) &&
-        r->listener_count == 0 && is_notified(r))
+        r->listener_count == 0 && r->deadlines[NOTIFIED_BY] == NEVER)
         enter(r, RESTART_DONE);
 }
 
@@ -1420,7 +1401,7 @@ enum restart_phase restart_step(struct restart *r)
         claim(r);
     send_notices(r);
     meet_deadlines(r, moment);
-    if (r->restart_wanted && r->phase == RESTART_SERVING && is_notified(r))
+    if (r->restart_wanted && r->phase == RESTART_SERVING && r->deadlines[NOTIFIED_BY] == NEVER)
         start(r);
     if (r->announce_is_due && r->phase == RESTART_SERVING)
         announce(r, false);
@@ -1530,7 +1511,7 @@ void restart_child(struct restart *r)
     forget_successor(r);
     if (r->options.epoll == 0)
         close_fd(&r->epoll);
-    restore_signals(r, false);
+    restore_signals(r);
 }
 
 /* ---- supervision ---- */
@@ -1565,17 +1546,6 @@ static void signal_owner(struct servers *s, int signal, bool once)
     }
 }
 
-static void add_server(struct servers *s, pid_t pid, int life)
-{
-    if (life >= SERVERS_MAX)
-        close_fd(&life); /* this kills the server */
-    if (life < 0)
-        return;
-    s->all[life].pid = pid;
-    s->all[life].told = false;
-    s->count++;
-}
-
 /* PID has ended. Returns true if it was a server. Its pipe may still be open in a child of it. */
 static bool forget_server(struct servers *s, pid_t pid)
 {
@@ -1595,10 +1565,15 @@ static bool forget_server(struct servers *s, pid_t pid)
 static void hear_server(struct servers *s, const char *text, int life)
 {
     int numbers[2] = {0};
-    if (sscanf(text + 1, "%9d:%9d", &numbers[0], &numbers[1]) != 2)
+    if (sscanf(text + 1, "%9d:%9d", &numbers[0], &numbers[1]) != 2 ||
+        (numbers[0] <= 0 && text[0] != 'A'))
         return;
-    if (text[0] == 'S') {
-        add_server(s, numbers[0], life);
+    if (text[0] == 'S' && life >= SERVERS_MAX) {
+        close(life); /* this kills the server */
+    } else if (text[0] == 'S' && life >= 0) {
+        s->all[life].pid = numbers[0];
+        s->all[life].told = false;
+        s->count++;
     } else if (text[0] == 'O') {
         s->owner = numbers[0];
         s->claimed = true;

@@ -307,6 +307,7 @@ start_without_accept() {
     connect
     ask "$conn"
     before=$(descriptors "$pid")
+    successor_script 'exec sleep 600'
     for calls in '?clone,?clone3,?fork,?vfork' pidfd_open; do
         in_trouble "$calls" error=ENOMEM
         for _ in 1 2 3; do
@@ -318,10 +319,10 @@ start_without_accept() {
         wait_for has_descriptors "$pid" "$before"
         ask "$conn"
     done
+    mend_successor
     restart_server
     ask "$conn"
 }
-
 
 @test "a successor inherits no descriptor even where close_range(2) is missing or forbidden" {
     install_server "$at"
