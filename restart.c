@@ -47,7 +47,7 @@ enum {
     OWN_DESCRIPTORS = 8,    /* of a server, apart from listeners and connections */
     CHANNEL_SIZE = 3072,    /* send buffer with room for 8 connections */
     TURNS = 64,             /* calls of restart_accept between two calls of restart_step */
-    BACKLOG_MAX = 1 << 16,  /* more than wait to be accepted, but not the whole of a flood */
+    BACKLOG_MAX = 1 << 16,  /* accepted after SIGTERM: more than a queue has, less than a flood */
     RETRY_MS = 10,          /* until a call that lacked memory or room is tried again */
     PAUSE_MS = 100,         /* until accepting is tried again, or a traced successor is */
     ANNOUNCE_MS = 1000,     /* until writing the pid file is tried again */
@@ -117,22 +117,17 @@ static int numbers_in(const char *text, char separator, int numbers[], int count
 
 /* ---- the log and messages ---- */
 
-/* True if standard error is the stream that the journal reads, systemd.exec(5). */
-static bool is_journal(void)
-{
-    unsigned long device, inode;
-    struct stat stream;
-    const char *journal = getenv("JOURNAL_STREAM");
-    return journal && sscanf(journal, "%lu:%lu", &device, &inode) == 2 &&
-           fstat(STDERR_FILENO, &stream) == 0 && stream.st_dev == device && stream.st_ino == inode;
-}
-
 void restart_log(int priority, const char *text)
 {
     char line[NAME_MAX + NUMBER_SIZE + LINE_SIZE];
-    const char *name = program_invocation_short_name;
-    struct stat stream;
-    const int length = is_journal()
+    const char *name = program_invocation_short_name, *journal = getenv("JOURNAL_STREAM");
+    unsigned long device, inode;
+    struct stat stream = {0};
+    fstat(STDERR_FILENO, &stream);
+    /* Standard error may be the stream that the journal reads, systemd.exec(5). */
+    const bool is_journal = journal && sscanf(journal, "%lu:%lu", &device, &inode) == 2 &&
+                            stream.st_dev == device && stream.st_ino == inode;
+    const int length = is_journal
                            ? snprintf(line, sizeof line, "<%d>%.*s\n", priority, LINE_SIZE, text)
                            : snprintf(line, sizeof line, "%.*s[%ld]: %.*s\n", NAME_MAX, name,
                                       (long)getpid(), LINE_SIZE, text);
@@ -140,7 +135,7 @@ void restart_log(int priority, const char *text)
         *c = iscntrl((unsigned char)*c) ? '?' : *c;
     /* Writing to a stopped terminal or a full pipe blocks, and O_NONBLOCK would affect the other
      * processes that share it, so a file description of our own is opened. */
-    const bool is_file = fstat(STDERR_FILENO, &stream) == 0 && S_ISREG(stream.st_mode);
+    const bool is_file = S_ISREG(stream.st_mode);
     int own = is_file ? -1 : open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (own < 0 && !has_events(STDERR_FILENO, POLLOUT))
         return;
@@ -162,25 +157,22 @@ __attribute__((format(printf, 3, 4))) static void say(const struct restart *r, i
 
 /* Ancillary data with one descriptor, aligned as cmsg(3) demands. */
 union ancillary {
-    struct cmsghdr align;
+    struct cmsghdr header;
     char bytes[CMSG_SPACE(sizeof(int))];
 };
 
 /* Sends TEXT, and DESCRIPTOR with it unless that is -1. */
 static int send_message(int fd, const char *text, int descriptor)
 {
-    union ancillary ancillary = {.bytes = {0}};
+    union ancillary ancillary = {.header = {.cmsg_len = CMSG_LEN(sizeof descriptor),
+                                            .cmsg_level = SOL_SOCKET,
+                                            .cmsg_type = SCM_RIGHTS}};
     struct iovec bytes = {(char *)text, strlen(text)};
-    struct msghdr message = {.msg_iov = &bytes, .msg_iovlen = 1};
-    if (descriptor >= 0) {
-        message.msg_control = ancillary.bytes;
-        message.msg_controllen = sizeof ancillary.bytes;
-        struct cmsghdr *c = CMSG_FIRSTHDR(&message);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = (socklen_t)CMSG_LEN(sizeof descriptor);
-        memcpy(CMSG_DATA(c), &descriptor, sizeof descriptor);
-    }
+    const struct msghdr message = {.msg_iov = &bytes,
+                                   .msg_iovlen = 1,
+                                   .msg_control = ancillary.bytes,
+                                   .msg_controllen = descriptor < 0 ? 0 : sizeof ancillary.bytes};
+    memcpy(CMSG_DATA(&ancillary.header), &descriptor, sizeof descriptor);
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
@@ -230,10 +222,9 @@ static int connect_manager(const char *path)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const size_t length = path ? strlen(path) : 0;
-    if (length == 0 || length > sizeof address.sun_path) {
-        errno = ENAMETOOLONG;
+    errno = ENAMETOOLONG;
+    if (length == 0 || length > sizeof address.sun_path)
         return -1;
-    }
     memcpy(address.sun_path, path, length);
     /* An @ stands for the NUL byte of the abstract namespace, unix(7). */
     if (path[0] == '@')
@@ -309,9 +300,8 @@ static void notify_serving(struct restart *r, const char *ready)
 static void open_standard_streams(void)
 {
     int fd;
-    do
-        fd = open("/dev/null", O_RDONLY);
-    while (fd >= 0 && fd <= STDERR_FILENO);
+    while ((fd = open("/dev/null", O_RDONLY)) >= 0 && fd <= STDERR_FILENO)
+        ;
     close_fd(&fd);
 }
 
@@ -539,8 +529,7 @@ static bool announce(struct restart *r, bool must)
             error == EEXIST ? "it is not a regular file" : strerror(error));
     if (error && (must || (error == EEXIST && r->phase == RESTART_INHERITING && r->parent == 0)))
         return false;
-    const bool told = tell_supervisor(r, 'O', getpid(), 0, -1) == 0;
-    r->announce_is_due = error || !told;
+    r->announce_is_due = tell_supervisor(r, 'O', getpid(), 0, -1) < 0 || error;
     if (r->announce_is_due)
         step_after(r, ANNOUNCE_MS);
     return true;
@@ -581,10 +570,9 @@ int restart_listener(struct restart *r, int fd)
     if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) < 0 ||
         getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) < 0)
         return -1;
-    if (!listens || type != SOCK_STREAM || r->listener_count == RESTART_LISTENERS) {
-        errno = !listens ? EINVAL : type != SOCK_STREAM ? ENOTSUP : ENOSPC;
+    errno = !listens ? EINVAL : type != SOCK_STREAM ? ENOTSUP : ENOSPC;
+    if (!listens || type != SOCK_STREAM || r->listener_count == RESTART_LISTENERS)
         return -1;
-    }
     if (fcntl(fd, F_SETFL, O_NONBLOCK) < 0 || fcntl(fd, F_SETFD, FD_CLOEXEC) < 0)
         return -1;
     r->listeners[r->listener_count++] = fd;
@@ -1156,12 +1144,9 @@ static void signal_stop(struct restart *r, const char *name, pid_t sender)
 {
     /* Ctrl-C reaches the whole process group, and the predecessor and the supervisor forward it as
      * well. It counts once. */
-    const unsigned from = sender <= 0               ? 1
-                          : sender == r->parent     ? 2
-                          : sender == r->supervisor ? 4
-                                                    : 1;
-    const bool first = r->stops == 0, again = r->stops & from;
-    r->stops |= from;
+    const unsigned by = sender <= 0 ? 1 : sender == r->parent ? 2 : sender == r->supervisor ? 4 : 1;
+    const bool first = r->stops == 0, again = r->stops & by;
+    r->stops |= by;
     if (!first && !again)
         return;
     say(r, LOG_NOTICE, "%s received: ending %s", name, first ? "gracefully" : "at once");
@@ -1230,10 +1215,9 @@ static int accept_from_predecessor(struct restart *r)
         release_reserve(r);
         room = fcntl(r->timer, F_DUPFD_CLOEXEC, 0);
     }
-    if (room < 0) {
-        errno = is_full ? EMFILE : EAGAIN;
+    errno = is_full ? EMFILE : EAGAIN;
+    if (room < 0)
         return -1;
-    }
     close(room);
     const ssize_t length = receive_message(r->predecessor, text, &connection);
     if (length < 0 && errno != EINTR && errno != ECONNRESET)
@@ -1253,11 +1237,7 @@ int restart_accept(struct restart *r)
     const unsigned sources = (unsigned)r->listener_count + 1;
     int error = EAGAIN;
     errno = EAGAIN;
-    if (r->deadlines[ACCEPT_AT] != NEVER)
-        return -1;
-    if (r->backlog > 0)
-        step_after(r, 0); /* until no connection waits, the descriptor stays readable */
-    if (++r->turns % TURNS == 0)
+    if (r->deadlines[ACCEPT_AT] != NEVER || ++r->turns % TURNS == 0)
         return -1;
     /* Each source, a listener or the predecessor, is the first to be asked in TURNS calls in a row.
      * If it has no connection, the next source that has one becomes the first. */
@@ -1268,14 +1248,15 @@ int restart_accept(struct restart *r)
         if (fd >= 0) {
             r->turns += i * TURNS;
             r->open++;
-            r->backlog -= r->backlog > 0;
+            if (r->backlog > 0) {
+                r->backlog--;
+                step_after(r, 0); /* which looks whether others wait */
+            }
             return fd;
         }
         error = errno == EAGAIN ? error : errno;
     }
-    if (error == EAGAIN) {
-        r->backlog = 0;
-    } else {
+    if (error != EAGAIN) {
         r->deadlines[ACCEPT_AT] = now() + PAUSE_MS;
         step_after(r, 0);
     }
@@ -1366,12 +1347,15 @@ static void send_notices(struct restart *r)
 /* Enters the next phase when this one has nothing left to wait for. */
 static void move_on(struct restart *r)
 {
+    int waiting = 0;
     if (r->phase < RESTART_HANDING_OVER || r->phase > RESTART_CUT)
         return;
+    for (int i = 0; r->backlog > 0 && i < r->listener_count; i++)
+        waiting += has_events(r->listeners[i], POLLIN);
     if (r->phase == RESTART_HANDING_OVER && r->successor.channel < 0 && r->open > 0 &&
         !may_roll_back(r))
         enter(r, RESTART_DRAINING);
-    if (!may_roll_back(r) && r->backlog == 0)
+    if (!may_roll_back(r) && waiting == 0)
         close_listeners(r);
     if (r->phase == RESTART_CUT && r->open == 0 && r->predecessor < 0)
         end_draining(r);
@@ -1547,8 +1531,9 @@ static void signal_owner(struct servers *s, int signal, bool once)
 }
 
 /* PID has ended. Returns true if it was a server. Its pipe may still be open in a child of it. */
-static bool forget_server(struct servers *s, pid_t pid)
+static bool forget_server(struct servers *s, pid_t pid, int status)
 {
+    s->status = pid == s->owner ? status : s->status;
     for (int life = 0; life < SERVERS_MAX; life++)
         if (s->all[life].pid == pid) {
             close(life);
@@ -1586,8 +1571,7 @@ static void hear_server(struct servers *s, const char *text, int life)
     } else if (text[0] == 'A' && s->restarts > 0) {
         s->restarts--;
     } else if (text[0] == 'E') {
-        forget_server(s, numbers[0]);
-        s->status = numbers[0] == s->owner ? numbers[1] : s->status;
+        forget_server(s, numbers[0], numbers[1]);
     }
 }
 
@@ -1610,9 +1594,7 @@ static void reap(const struct restart *r, struct servers *s)
     int status;
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
-        const bool is_server = forget_server(s, pid);
-        if (pid == s->owner)
-            s->status = status;
+        const bool is_server = forget_server(s, pid, status);
         if (is_server && WIFSIGNALED(status))
             say(r, LOG_ERR, "server %ld was ended by signal %d (%s)", (long)pid, WTERMSIG(status),
                 strsignal(WTERMSIG(status)));
