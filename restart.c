@@ -44,7 +44,7 @@ enum {
     MESSAGE_SIZE = 32,      /* more than any known message has */
     MESSAGES_MAX = 64,      /* read from a successor in one step */
     EVENTS_MAX = 32,        /* more than the module watches descriptors */
-    OWN_DESCRIPTORS = 8,    /* of a server, apart from listeners and connections */
+    OWN_DESCRIPTORS = 10,   /* of a server, apart from listeners and connections */
     CHANNEL_SIZE = 3072,    /* send buffer with room for 8 connections */
     TURNS = 64,             /* calls of restart_accept between two calls of restart_step */
     BACKLOG_MAX = 1 << 16,  /* accepted after SIGTERM: more than a queue has, less than a flood */
@@ -209,7 +209,7 @@ static void keep_reserve(struct restart *r)
         getrlimit(RLIMIT_NOFILE, &limit) < 0)
         return;
     /* Under a low limit, connections get half of the remaining descriptors. */
-    const rlim_t own = OWN_DESCRIPTORS + (rlim_t)r->listener_count + (r->lifeline >= 0 ? 2 : 0);
+    const rlim_t own = OWN_DESCRIPTORS + (rlim_t)r->listener_count;
     for (rlim_t i = 0; i < RESTART_RESERVE && own + 2 * i < limit.rlim_cur; i++)
         if (r->reserve[i] < 0)
             r->reserve[i] = fcntl(r->timer, F_DUPFD_CLOEXEC, 0);
@@ -473,13 +473,12 @@ static void fail(struct restart *r)
     enter(r, RESTART_DONE);
 }
 
-/* Sends a message of hear_server() to the supervisor, with DESCRIPTOR unless that is -1. */
-static int tell_supervisor(const struct restart *r, char what, pid_t pid, int status,
-                           int descriptor)
+/* Sends a message of hear_server() to the supervisor, with FD unless that is -1. */
+static int tell_supervisor(const struct restart *r, char what, pid_t pid, int status, int fd)
 {
     char text[MESSAGE_SIZE];
     snprintf(text, sizeof text, "%c%ld:%d", what, (long)pid, status);
-    return r->lifeline < 0 ? 0 : send_message(r->lifeline, text, descriptor);
+    return r->lifeline < 0 ? 0 : send_message(r->lifeline, text, fd);
 }
 
 /* Writes a new file and renames it. Other users may write to the folder, so no existing file is
@@ -731,16 +730,20 @@ static void leave_predecessor(struct restart *r)
 }
 
 /* Claims the listeners. R2 reports to the predecessor that this process runs and takes connections.
- * If the predecessor has given up this process, sending R2 fails with EPIPE. */
+ * If the predecessor has given up this process, sending R2 fails with EPIPE. Signals are watched
+ * only now, because the server may have called daemon(3) since restart_serve, and epoll(7) reports
+ * a signalfd(2) only to the process that has added it. */
 static void claim(struct restart *r)
 {
     const bool alone = r->predecessor < 0 || has_events(r->predecessor, 0);
+    r->pid = getpid();
     if (!announce(r, !alone || r->inherited == 0)) {
         fail(r);
         return;
     }
     say_listening(r);
-    if (!alone && send_message(r->predecessor, "R2", -1) < 0 && !has_events(r->predecessor, 0)) {
+    if (watch(r, r->signals, EPOLLIN) < 0 ||
+        (!alone && send_message(r->predecessor, "R2", -1) < 0 && !has_events(r->predecessor, 0))) {
         say(r, LOG_ERR, "cannot claim the listeners: %s",
             errno == EPIPE ? "the predecessor serves on" : strerror(errno));
         fail(r);
@@ -1022,10 +1025,8 @@ static void hear_execution(struct restart *r)
         return;
     snprintf(link, sizeof link, "/proc/%ld/exe", (long)r->successor.pid);
     if (length == 0 && readlink(link, target, sizeof target) < 0 && errno == ENOENT &&
-        access("/proc/self/exe", F_OK) == 0) {
-        step_after(r, PAUSE_MS);
+        access("/proc/self/exe", F_OK) == 0)
         return;
-    }
     close_fd(&r->successor.execution);
     if (length > 0)
         return;
@@ -1068,25 +1069,22 @@ static void hear_successor(struct restart *r)
     siginfo_t end = {.si_pid = 0};
     if (r->successor.pid == 0)
         return;
-    /* A successor that lives after its report has been read may be handed over to. One that has
-     * exited is heard again, because all its messages are there now. It is reaped after the
-     * supervisor was told how it ended, because this process may be killed in between. */
-    hear_execution(r);
-    hear_channel(r);
+    /* All messages of a successor that has exited are heard. One that still lives afterwards may be
+     * handed over to. A successor is reaped after the supervisor was told how it ended, because
+     * this process may be killed in between. */
     const bool reaped_elsewhere =
         waitid(P_PID, (id_t)r->successor.pid, &end, WEXITED | WNOHANG | WNOWAIT) < 0 &&
         errno == ECHILD;
-    if (end.si_pid > 0 || reaped_elsewhere) {
-        hear_execution(r);
-        hear_channel(r);
+    hear_execution(r);
+    hear_channel(r);
+    if (end.si_pid > 0 || reaped_elsewhere)
         successor_ended(r, reaped_elsewhere            ? -1
                            : end.si_code == CLD_EXITED ? end.si_status << 8
                                                        : end.si_status);
-    } else if (r->phase == RESTART_STARTING && !is_pending(r)) {
+    else if (r->successor.report == 'L' || has_events(r->successor.process, POLLIN))
+        step_after(r, PAUSE_MS); /* it has just ended, or its tracer holds it */
+    else if (r->phase == RESTART_STARTING && !is_pending(r))
         hand_over(r);
-    } else if (r->successor.report == 'L' || has_events(r->successor.process, POLLIN)) {
-        step_after(r, PAUSE_MS); /* its tracer may hold it */
-    }
 }
 
 /* After shutdown(2) the successor's R2 fails, so it has claimed the listeners by now, or never
@@ -1099,7 +1097,6 @@ static void end_waiting(struct restart *r)
         return;
     r->successor.report = 'L';
     kill(r->successor.pid, SIGKILL);
-    step_after(r, PAUSE_MS);
 }
 
 static void start(struct restart *r)
@@ -1348,19 +1345,18 @@ static void send_notices(struct restart *r)
 static void move_on(struct restart *r)
 {
     int waiting = 0;
-    if (r->phase < RESTART_HANDING_OVER || r->phase > RESTART_CUT)
-        return;
-    for (int i = 0; r->backlog > 0 && i < r->listener_count; i++)
-        waiting += has_events(r->listeners[i], POLLIN);
-    if (r->phase == RESTART_HANDING_OVER && r->successor.channel < 0 && r->open > 0 &&
-        !may_roll_back(r))
-        enter(r, RESTART_DRAINING);
-    if (!may_roll_back(r) && waiting == 0)
-        close_listeners(r);
     if (r->phase == RESTART_CUT && r->open == 0 && r->predecessor < 0)
         end_draining(r);
-    if (r->open == 0 && r->predecessor < 0 && !is_pending(r) && !may_roll_back(r) &&
-        r->listener_count == 0 && r->deadlines[NOTIFIED_BY] == NEVER)
+    if (r->phase < RESTART_HANDING_OVER || r->phase > RESTART_CUT || may_roll_back(r))
+        return;
+    if (r->phase == RESTART_HANDING_OVER && r->successor.channel < 0 && r->open > 0)
+        enter(r, RESTART_DRAINING);
+    for (int i = 0; r->backlog > 0 && i < r->listener_count; i++)
+        waiting += has_events(r->listeners[i], POLLIN);
+    if (waiting == 0)
+        close_listeners(r);
+    if (r->open == 0 && r->predecessor < 0 && !is_pending(r) && r->listener_count == 0 &&
+        r->deadlines[NOTIFIED_BY] == NEVER)
         enter(r, RESTART_DONE);
 }
 
@@ -1372,13 +1368,6 @@ enum restart_phase restart_step(struct restart *r)
     if (r->options.epoll == 0)
         epoll_wait(r->epoll, edges, EVENTS_MAX, 0);
     r->deadlines[STEP_AT] = NEVER;
-    /* A server may have called daemon(3) after restart_serve, and epoll(7) reports a signalfd(2)
-     * only to the process that added it. */
-    if (r->pid != getpid()) {
-        r->pid = getpid();
-        epoll_ctl(r->epoll, EPOLL_CTL_DEL, r->signals, NULL);
-        watch(r, r->signals, EPOLLIN);
-    }
     hear_successor(r);
     read_signals(r);
     if (r->phase == RESTART_INHERITING)
@@ -1405,12 +1394,10 @@ int restart_serve(struct restart *r, const struct restart_options *options)
         return -1;
     r->options = *options;
     r->options.argv = argv;
-    r->pid = getpid();
     r->signals = signalfd(-1, &r->caught, SFD_NONBLOCK | SFD_CLOEXEC);
     r->epoll = r->options.epoll > 0 ? r->options.epoll : epoll_create1(EPOLL_CLOEXEC);
     r->timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (r->epoll >= 0 && r->timer >= 0 && r->signals >= 0 && watch(r, r->timer, EPOLLIN) == 0 &&
-        watch(r, r->signals, EPOLLIN) == 0) {
+    if (r->epoll >= 0 && r->timer >= 0 && r->signals >= 0 && watch(r, r->timer, EPOLLIN) == 0) {
         step_after(r, 0);
         return r->epoll;
     }

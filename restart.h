@@ -117,7 +117,7 @@ struct restart {
     struct sigaction on_child; /* likewise */
     char directory[PATH_MAX];  /* likewise; empty: not known */
     struct stat directory_found;
-    pid_t pid;        /* of the process that set up the events */
+    pid_t pid;        /* of the process that claimed the listeners */
     pid_t supervisor; /* 0: none */
     int lifeline;     /* to the supervisor */
     int life;         /* the supervisor's end closes this, and the kernel kills this process */
