@@ -1028,7 +1028,7 @@ static void hear_execution(struct restart *r)
         access("/proc/self/exe", F_OK) == 0)
         return;
     close_fd(&r->successor.execution);
-    if (length > 0)
+    if (length > 0 || r->successor.report == 'L')
         return;
     say(r, LOG_INFO, "successor started: %ld (%s)", (long)r->successor.pid, r->successor.name);
     if (r->options.ready_timeout == 0)
