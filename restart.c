@@ -47,7 +47,7 @@ enum {
     OWN_DESCRIPTORS = 10,   /* of a server, apart from listeners and connections */
     CHANNEL_SIZE = 3072,    /* send buffer with room for 8 connections */
     TURNS = 64,             /* calls of restart_accept between two calls of restart_step */
-    BACKLOG_MAX = 1 << 16,  /* accepted after SIGTERM: more than a queue has, less than a flood */
+    BACKLOG_MAX = 5000,     /* accepted after SIGTERM: more than wait by default, listen(2) */
     RETRY_MS = 10,          /* until a call that lacked memory or room is tried again */
     PAUSE_MS = 100,         /* until accepting is tried again, or a traced successor is */
     ANNOUNCE_MS = 1000,     /* until writing the pid file is tried again */
