@@ -184,9 +184,12 @@ is_full() {
 
 @test "when no connection is idle, new ones wait until others end, and the server does not spin" {
     start_limited 40
-    # More requests in flight than there are places for: the others wait to be accepted.
+    # More requests in flight than there are places for: the others wait to be accepted. The server
+    # sees the requests together with their connections, so that none is idle.
+    stop "$pid"
     crowd busy 60 "$port"
     tell busy half
+    kill -CONT "$pid"
     wait_for is_full 5
     connect
     send "$conn" "$WHOLE"
@@ -235,8 +238,10 @@ is_full() {
     wait_for says "$BATS_TEST_TMPDIR/notices" ready
     NOTIFY_SOCKET=$BATS_TEST_TMPDIR/notify start_limited 64 --pid-file pid_file
     # More than there are places for: the others wait to be accepted.
+    stop "$pid"
     crowd busy 70 "$port"
     tell busy half
+    kill -CONT "$pid"
     wait_for is_full 5
     inode=$(stat -c %i "$BATS_TEST_TMPDIR/pid_file")
     successor_script 'exit 3'
