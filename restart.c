@@ -615,23 +615,25 @@ static bool take_variable(const char *variable, int *numbers, int count)
     return whole;
 }
 
-/* True if FD is an end of a pair of Unix sockets, unix(7), that process CREATOR has created. Makes
- * it close-on-exec. */
-static bool is_channel(int fd, pid_t creator)
+/* True if FD is a socket like those between generations. Makes it close-on-exec. */
+static bool is_channel(int fd)
 {
-    struct ucred peer = {0};
-    int type = 0;
-    socklen_t size = sizeof type, peer_size = sizeof peer;
-    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && type == SOCK_SEQPACKET &&
-           getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &peer_size) == 0 && peer.pid == creator &&
-           fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
+    int domain = 0, type = 0;
+    socklen_t size = sizeof type;
+    return getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0 &&
+           getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 && domain == AF_UNIX &&
+           type == SOCK_SEQPACKET && fcntl(fd, F_SETFD, FD_CLOEXEC) == 0;
 }
 
+/* The credentials of the lifeline are those of its creator, the supervisor. */
 static void find_supervisor(struct restart *r)
 {
     int numbers[3];
-    if (!take_variable(supervisor_variable, numbers, 3) || !is_channel(numbers[1], numbers[0]) ||
-        fcntl(numbers[2], F_SETFD, FD_CLOEXEC) < 0)
+    struct ucred creator = {0};
+    socklen_t size = sizeof creator;
+    if (!take_variable(supervisor_variable, numbers, 3) || !is_channel(numbers[1]) ||
+        getsockopt(numbers[1], SOL_SOCKET, SO_PEERCRED, &creator, &size) < 0 ||
+        creator.pid != numbers[0] || fcntl(numbers[2], F_SETFD, FD_CLOEXEC) < 0)
         return;
     r->supervisor = numbers[0];
     r->lifeline = numbers[1];
@@ -643,7 +645,7 @@ static void find_supervisor(struct restart *r)
 static void find_predecessor(struct restart *r)
 {
     int numbers[2];
-    if (!take_variable(channel_variable, numbers, 2) || !is_channel(numbers[1], numbers[0]))
+    if (!take_variable(channel_variable, numbers, 2) || !is_channel(numbers[1]))
         return;
     if (numbers[0] != getppid() && !has_events(numbers[1], 0)) {
         close(numbers[1]);
