@@ -16,6 +16,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -47,7 +49,6 @@ enum {
     OWN_DESCRIPTORS = 10,   /* of a server, apart from listeners and connections */
     CHANNEL_SIZE = 3072,    /* send buffer with room for 8 connections */
     TURNS = 64,             /* calls of restart_accept between two calls of restart_step */
-    BACKLOG_MAX = 5000,     /* accepted after SIGTERM: more than wait by default, listen(2) */
     RETRY_MS = 10,          /* until a call that lacked memory or room is tried again */
     PAUSE_MS = 100,         /* until accepting is tried again, or a traced successor is */
     ANNOUNCE_MS = 1000,     /* until writing the pid file is tried again */
@@ -377,9 +378,9 @@ static void watch_source(struct restart *r, int fd, bool wanted)
         step_after(r, RETRY_MS);
 }
 
-static bool may_accept(const struct restart *r)
+static bool may_accept(const struct restart *r, int i)
 {
-    return r->phase == RESTART_SERVING || r->phase == RESTART_STARTING || r->backlog > 0;
+    return r->phase == RESTART_SERVING || r->phase == RESTART_STARTING || r->backlog[i] > 0;
 }
 
 static void watch_sources(struct restart *r)
@@ -388,7 +389,7 @@ static void watch_sources(struct restart *r)
     for (int i = 0; i < r->listener_count; i++) {
         /* A successor may have changed this flag, which belongs to the open file description. */
         fcntl(r->listeners[i], F_SETFL, O_NONBLOCK);
-        watch_source(r, r->listeners[i], !paused && may_accept(r));
+        watch_source(r, r->listeners[i], !paused && may_accept(r, i));
     }
     watch_source(r, r->predecessor, !paused && r->phase > RESTART_INHERITING);
 }
@@ -1135,7 +1136,13 @@ static void stop(struct restart *r)
     send_message(r->predecessor, "D", -1);
     if (is_pending(r))
         kill(r->successor.pid, SIGTERM);
-    r->backlog = BACKLOG_MAX;
+    for (int i = 0; i < r->listener_count; i++) {
+        /* Of a listener, tcpi_unacked is the number of connections in its queue, tcp(7). */
+        struct tcp_info info = {.tcpi_unacked = SOMAXCONN};
+        socklen_t size = sizeof info;
+        getsockopt(r->listeners[i], IPPROTO_TCP, TCP_INFO, &info, &size);
+        r->backlog[i] = info.tcpi_unacked;
+    }
     enter(r, RESTART_DRAINING);
 }
 
@@ -1189,12 +1196,17 @@ static void read_signals(struct restart *r)
 static int accept_from(struct restart *r, int i)
 {
     errno = EAGAIN;
-    if (!may_accept(r))
+    if (!may_accept(r, i))
         return -1;
     const int fd = accept4(r->listeners[i], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
     /* The kernel reports EMFILE even if no connection waits. */
     if (fd < 0 && (errno == EMFILE || errno == ENFILE))
         errno = has_events(r->listeners[i], POLLIN) ? EMFILE : EAGAIN;
+    if (r->backlog[i] > 0 && (fd >= 0 || errno == EAGAIN)) {
+        r->backlog[i] = fd >= 0 ? r->backlog[i] - 1 : 0;
+        if (r->backlog[i] == 0)
+            step_after(r, 0);
+    }
     return fd;
 }
 
@@ -1247,10 +1259,6 @@ int restart_accept(struct restart *r)
         if (fd >= 0) {
             r->turns += i * TURNS;
             r->open++;
-            if (r->backlog > 0) {
-                r->backlog--;
-                step_after(r, 0); /* which looks whether others wait */
-            }
             return fd;
         }
         error = errno == EAGAIN ? error : errno;
@@ -1267,7 +1275,7 @@ int restart_accept(struct restart *r)
 
 static void end_draining(struct restart *r)
 {
-    r->backlog = 0;
+    memset(r->backlog, 0, sizeof r->backlog);
     if (r->phase != RESTART_CUT) {
         /* What the channel holds is still received, and then its end of file. */
         shutdown(r->predecessor, SHUT_RD);
@@ -1346,15 +1354,15 @@ static void send_notices(struct restart *r)
 /* Enters the next phase when this one has nothing left to wait for. */
 static void move_on(struct restart *r)
 {
-    int waiting = 0;
+    unsigned waiting = 0;
     if (r->phase == RESTART_CUT && r->open == 0 && r->predecessor < 0)
         end_draining(r);
     if (r->phase < RESTART_HANDING_OVER || r->phase > RESTART_CUT || may_roll_back(r))
         return;
     if (r->phase == RESTART_HANDING_OVER && r->successor.channel < 0 && r->open > 0)
         enter(r, RESTART_DRAINING);
-    for (int i = 0; r->backlog > 0 && i < r->listener_count; i++)
-        waiting += has_events(r->listeners[i], POLLIN);
+    for (int i = 0; i < r->listener_count; i++)
+        waiting += r->backlog[i];
     if (waiting == 0)
         close_listeners(r);
     if (r->open == 0 && r->predecessor < 0 && !is_pending(r) && r->listener_count == 0 &&

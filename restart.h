@@ -109,8 +109,8 @@ struct restart {
     int status;                       /* to exit with when the phase is DONE or ABORTED */
     int listeners[RESTART_LISTENERS]; /* in the order in which they were added */
     int listener_count;
-    int inherited; /* how many of them, from the first on, were inherited */
-    int backlog;   /* connections that may still be accepted after SIGTERM */
+    int inherited;                       /* how many of them, from the first on, were inherited */
+    unsigned backlog[RESTART_LISTENERS]; /* connections still to be accepted after SIGTERM */
     struct restart_options options;
     sigset_t caught;           /* SIGUSR1, SIGTERM and SIGINT */
     sigset_t mask;             /* as this process was started */

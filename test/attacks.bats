@@ -218,7 +218,7 @@ find_kernel_memory() {
         >/dev/null
     flood=$job
     # Slower than clients come again.
-    in_trouble accept4,accept delay_enter=2000
+    in_trouble accept4,accept delay_enter=5000
     wait_for injected_often
     kill -TERM "$pid"
     ended "$pid"
