@@ -8,7 +8,10 @@ MODELS=$BATS_TEST_DIRNAME/model
 
 # check_models KIND: other tests wait for the time meanwhile, so one check runs at a time.
 check_models() {
-    command -v spin >/dev/null || skip 'needs spin'
+    local tool
+    for tool in spin tcc; do
+        command -v "$tool" >/dev/null || skip "needs $tool"
+    done
     ! grep -qs __asan_init "${SERVER_DIR-}/rust_graceful_restart" ||
         skip 'a checked build changes nothing in the models'
     MODEL_JOBS=1 "$MODELS/check.sh" "$1"
