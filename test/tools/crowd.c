@@ -14,6 +14,8 @@
  *     ask              each sends a request
  *     half             the first half of one
  *     rest [DELAY MS]  the second half: the first one DELAY ms from now, the last one MS later
+ *     head BYTES       a head so long, but for the empty line at its end
+ *     end              that line
  *     urgent           a request, a byte of urgent data, a request
  *     pour NUMBER      NUMBER requests, until all is sent or nothing more is taken; reads nothing
  *     read             reads what is there
@@ -205,6 +207,16 @@ static void pour(long number)
     put(requests, (size_t)number * REQUEST_LENGTH, 0); /* not freed: some may be left to send */
 }
 
+static void send_head(long length)
+{
+    char *head = NULL;
+    int fields = REQUEST_LENGTH - 2; /* "X: " and a field's end are five bytes more */
+    if (length <= fields + 5 ||
+        asprintf(&head, "%.*sX: %0*d\r\n", fields, request, (int)length - fields - 5, 0) != length)
+        errx(1, "cannot send a head of %ld bytes", length);
+    put(head, (size_t)length, 0); /* not freed: some may be left to send */
+}
+
 static void send_rest(long delay, long ms)
 {
     int64_t now = now_ms();
@@ -225,6 +237,10 @@ static void carry_out(const char *line)
         put(request, HALF_LENGTH, 0);
     else if (strcmp(command, "rest") == 0)
         send_rest(first, second);
+    else if (strcmp(command, "head") == 0)
+        send_head(first);
+    else if (strcmp(command, "end") == 0)
+        put("\r\n", 2, 0);
     else if (strcmp(command, "urgent") == 0)
         send_urgent();
     else if (strcmp(command, "pour") == 0)
