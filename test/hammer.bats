@@ -15,10 +15,10 @@ start_socat() {
     wait_for finds_port
 }
 
-# hammer OPTIONS...: loads the server, with few clients of each class. Sets status and output, the
+# hammer OPTIONS...: loads the server, with few clients of each class, a little. Sets status and output, the
 # line with the sums.
 hammer() {
-    run "$BUILD_DIR/hammer" -k 2 -t 2 -p 2 -c 2 -s 2 -i 2 -d 0.5 "$@" "127.0.0.1:$port"
+    run "$BUILD_DIR/hammer" -k 2 -t 2 -p 2 -c 2 -s 2 -i 2 --pause 5 -d 0.5 "$@" "127.0.0.1:$port"
     echo "$output"
     output=${output##*total}
 }
@@ -34,14 +34,14 @@ hammer() {
 
 @test "counts an echo that differs in one byte as wrong" {
     start_socat 'EXEC:sed -u s/5/6/'
-    hammer --echo
+    hammer --echo -d 0.2
     ((status == 1))
     [[ $output == *' answered='[1-9]*' wrong='[1-9]* ]]
 }
 
 @test "counts a message that does not come back whole as failed" {
     start_socat 'SYSTEM:head -c 64; head -c 32'
-    hammer --echo
+    hammer --echo -d 0.2
     ((status == 1))
     [[ $output == *' answered='[1-9]*' failed='[1-9]*' wrong=0 '* ]]
     start_socat 'EXEC:tail -f /dev/null'
@@ -56,7 +56,7 @@ hammer() {
     ((status == 1))
     [[ $output == *' answered='[1-9]*' failed=0 refused=0 closed='[1-9]* ]]
     port=$(free_port)
-    hammer --echo
+    hammer --echo -i 0
     ((status == 1))
     [[ $output == *' answered=0 failed=0 refused='[1-9]* ]]
 }
@@ -88,7 +88,7 @@ hammer() {
     hammer --progress 100 >"$BATS_TEST_TMPDIR/answered"
     grep -E '^progress [0-9]+ [1-9][0-9]* 0 0 0 0 0 [0-9.]+$' "$BATS_TEST_TMPDIR/answered"
     port=$(free_port)
-    hammer --progress 100 >"$BATS_TEST_TMPDIR/refused"
+    hammer --progress 100 -i 0 >"$BATS_TEST_TMPDIR/refused"
     grep -E '^progress [0-9]+ 0 0 [1-9][0-9]* 0 0 0 0\.000$' "$BATS_TEST_TMPDIR/refused"
 }
 
