@@ -63,7 +63,7 @@ different_answers() {
     start_server
     for keep in -k ''; do
         # shellcheck disable=SC2086 # none, or an option
-        client ab -q $keep -c 8 -t 3 -n 10000000 "http://127.0.0.1:$port/"
+        client ab -q $keep -c 8 -t 1 -n 10000000 "http://127.0.0.1:$port/"
         answered=$(sed -nE 's/^Complete requests: +//p' "$said")
         ((answered > 10))
         grep -Eqx 'Failed requests: +0' "$said"
@@ -74,7 +74,7 @@ different_answers() {
 
 @test "h2load, pipelining, sees no request fail over restarts" {
     start_server
-    client h2load --h1 -c 8 -m 4 -D 3 "http://127.0.0.1:$port/"
+    client h2load --h1 -c 8 -m 4 -D 1 "http://127.0.0.1:$port/"
     grep -E '^requests: [1-9][0-9]+ .* 0 failed, 0 errored, 0 timeout$' "$said"
     grep -E '^status codes: [1-9][0-9]+ 2xx, 0 3xx, 0 4xx, 0 5xx$' "$said"
 }
