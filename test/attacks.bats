@@ -21,13 +21,11 @@ unharmed() {
     wait_for all_closed
 }
 
-# flood FD: sends requests without end over FD, until it cannot.
+# flood FD [TEXT]: sends TEXT, by default a request, over FD without end, until it cannot.
 flood() {
-    local requests=$BATS_TEST_TMPDIR/requests
-    [[ -e $requests ]] || printf "$WHOLE%.0s" {1..2000} >"$requests"
-    while cat "$requests" >&"$1"; do
-        :
-    done 2>/dev/null
+    local text
+    printf -v text '%b' "${2-$WHOLE}"
+    exec yes "${text%$'\n'}" >&"$1" 2>/dev/null
 }
 
 # ---- clients that do not read ----
@@ -46,15 +44,11 @@ flood() {
         disconnect "$conn"
     done
     sample_memory() {
-        local now
-        now=$(status_of "$pid" RssAnon)
-        ((now <= most)) || most=$now
+        says "/proc/$pid/status" '^RssAnon:\s+(\S+)'
+        ((BASH_REMATCH[1] <= most)) || most=${BASH_REMATCH[1]}
         all_closed
     }
-    until sample_memory; do
-        ((SECONDS < 120))
-        pause 20
-    done
+    wait_for sample_memory
     echo "memory grown by $((most - memory)) KiB"
     # A head that waits, and responses for one send: at most 32 KiB each, and some for the heap.
     is_checked || ((most - memory <= 1024))
@@ -122,11 +116,8 @@ find_kernel_memory() {
 @test "a client that has sent much and read all answers gets no larger buffers" {
     start_server --request-timeout 600
     printf -v field 'X: %08000d\r\n' 0
-    for _ in {1..50}; do
-        printf '%b' "${WHOLE%'\r\n'}$field$field\r\n"
-    done >"$BATS_TEST_TMPDIR/requests"
     connect
-    in_background flood "$conn"
+    in_background flood "$conn" "${WHOLE%'\r\n'}$field$field\r\n"
     # After so many answers the kernel has enlarged the buffers, unless their size is fixed.
     head -c 500000 <&"$conn" >/dev/null
     [[ $(ss -Htnm "sport = :$port") =~ rb([0-9]+),t[0-9]+,tb([0-9]+) ]]
@@ -184,7 +175,7 @@ find_kernel_memory() {
             for fd; do
                 printf a >&"$fd" || true
             done
-            sleep 0.05
+            sleep 0.2
         done 2>/dev/null
     }
     in_background drip "${conns[@]}"

@@ -272,10 +272,8 @@ is_full() {
     done
     does_not_spin "$pid"
     does_not_spin "$old"
-    kept=()
-    for conn in "${conns[@]}"; do
-        ! holds "$old" "$conn" || kept+=("$conn")
-    done
+    holds_all "$old" "${conns[@]}" || true
+    kept=("${held[@]}")
     echo "the old process keeps ${#kept[@]}"
     ((${#kept[@]} >= 40 && ${#kept[@]} < 60))
     serves

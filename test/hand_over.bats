@@ -161,9 +161,7 @@ has_few_connections() {
     ask_many "${conns[@]}"
     begin_request
     restart_server
-    for fd in "${conns[@]}"; do
-        wait_for holds "$pid" "$fd"
-    done
+    wait_for holds_all "$pid" "${conns[@]}"
     before=$(times_woken "$old")
     for ((i = 0; i < 10; i++)); do
         ask_many "${conns[@]}"
@@ -173,9 +171,8 @@ has_few_connections() {
     stop "$pid"
     connect_many 5
     does_not_spin "$old"
-    for conn in "${conns[@]}"; do
-        ! holds "$old" "$conn" || return 1
-    done
+    holds_all "$old" "${conns[@]}" || true
+    ((${#held[@]} == 0))
     kill -CONT "$pid"
     ask_many "${conns[@]}"
     end_request "$half"
@@ -199,9 +196,7 @@ has_few_connections() {
     for conn in "${waiting[@]}"; do
         answered "$conn"
     done
-    for conn in "${served[@]}"; do
-        wait_for holds "$pid" "$conn"
-    done
+    wait_for holds_all "$pid" "${served[@]}"
     end_request "$half"
     ended "$old"
     ((status == 0))

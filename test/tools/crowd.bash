@@ -172,15 +172,13 @@ channel_is_full() {
 # these has sent a request.
 sort_connections() {
     local fd
-    served=() waiting=()
-    for fd in "${conns[@]}"; do
-        if holds "$old" "$fd"; then
-            ask "$fd"
-            served+=("$fd")
-        else
-            send "$fd" "$WHOLE"
-            waiting+=("$fd")
-        fi
+    holds_all "$old" "${conns[@]}" || true
+    served=("${held[@]}") waiting=("${others[@]}")
+    for fd in "${served[@]}"; do
+        ask "$fd"
+    done
+    for fd in "${waiting[@]}"; do
+        send "$fd" "$WHOLE"
     done
     echo "${#served[@]} are served, ${#waiting[@]} wait"
     ((${#waiting[@]} > 0 && ${#waiting[@]} <= 25 && ${#served[@]} > 0))

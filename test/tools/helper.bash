@@ -144,7 +144,7 @@ free_port() {
     read -r first _ </proc/sys/net/ipv4/ip_local_port_range
     while
         port=$((first / 2 + RANDOM % (first / 2)))
-        grep -q "$(printf ' [0-9A-F]*:%04X ' "$port")" /proc/net/tcp /proc/net/tcp6 ||
+        [[ $(exec ss -Htan "sport = :$port or dport = :$port") ]] ||
             ! mkdir "${PORTS_DIR:-$BATS_RUN_TMPDIR}/port.$port" 2>/dev/null
     do :; done
     echo "$port"
@@ -735,20 +735,39 @@ server_end() {
 }
 
 find_end() {
-    local key ours received queued here there rest client=''
-    local -A ends=()
+    local ours
+    local -A ends=() clients=()
+    find_inode "$1"
+    find_ends
+    find_end_of "$ours"
+}
+
+# Sets ours, the inode of the test's descriptor FD.
+find_inode() {
+    local key
     while read -r key ours; do
         [[ $key != ino: ]] || break
     done <"/proc/self/fdinfo/$1"
     # Linux before 5.14 does not say it there.
     [[ -n $ours ]] || ours=$(readlink "/proc/self/fd/$1" | tr -dc '0-9')
+}
+
+# Sets ends: inode, unread and unsent of the server's ends, by the client's port; and clients: the
+# ports of sockets, by their inode.
+find_ends() {
+    local received queued here there rest inode
     while read -r _ received queued here there rest; do
         inode=${rest##*ino:}
         inode=${inode%% *}
         here=${here##*:}
         [[ $here != "$port" ]] || ends[${there##*:}]="$inode $received $queued"
-        [[ $inode != "$ours" ]] || client=$here
+        clients[$inode]=$here
     done < <(exec ss -Htne "sport = :$port or dport = :$port")
+}
+
+# Looks the test's socket with the inode OURS up in what find_ends has found.
+find_end_of() {
+    local client=${clients[$1]-}
     [[ -n $client && -n ${ends[$client]-} ]] || return 1
     read -r inode unread unsent <<<"${ends[$client]}"
 }
@@ -770,6 +789,30 @@ holds() {
     local inode unread unsent
     server_end "$2" && ((inode > 0)) || return 1
     [[ $(exec readlink "/proc/$1/fd"/* 2>/dev/null) == *"socket:[$inode]"* ]]
+}
+
+# holds_all PID FD...: whether it holds all of them. Sets held to those that it does, and others.
+holds_all() {
+    local -
+    set +o functrace
+    find_held "$@"
+    ((${#others[@]} == 0))
+}
+
+find_held() {
+    local fd ours inode unread unsent sockets
+    local -A ends=() clients=()
+    held=() others=()
+    find_ends
+    sockets=$(exec readlink "/proc/$1/fd"/* 2>/dev/null) || true
+    for fd in "${@:2}"; do
+        find_inode "$fd"
+        if find_end_of "$ours" && [[ $sockets == *"socket:[$inode]"* ]]; then
+            held+=("$fd")
+        else
+            others+=("$fd")
+        fi
+    done
 }
 
 # taken FD: whether the server has read all that was sent over the test's connection FD.
