@@ -216,6 +216,7 @@ fails() {
         serves
         ask_many "${conns[@]}"
         ((++asked, SECONDS < end))
+        pause 100
     done
     ((asked > 0))
     nothing_happened

@@ -306,6 +306,13 @@ claim_unread() {
 
 # ---- waiting ----
 
+# untraced COMMAND...: runs it without what bats does before each command of a function, see above.
+untraced() {
+    local -
+    set +o functrace
+    "$@"
+}
+
 # wait_for COMMAND...: polls until it succeeds, for $patience seconds (or $deadline) at most, at ever
 # longer intervals.
 wait_for() {
@@ -624,6 +631,8 @@ read_response() {
 # begin_request: sends half a request over a new connection, and waits until the server has read it.
 # Sets conn, and half to the same.
 begin_request() {
+    local -
+    set +o functrace
     connect
     half=$conn
     send "$half" "$HALF"
