@@ -100,6 +100,13 @@ finds_only_server() {
     childless "$serving" && programs_are "${first[@]}" "$serving"
 }
 
+# Whether the restart is over: the process that the pid file names has no child, and the old one has
+# ended, or serves. Sets serving.
+is_over() {
+    read -r serving <"$at/pid_file"
+    childless "$serving" && { [[ $serving == "$pid" ]] || gone "$pid"; }
+}
+
 # fails_once WHO CALL ERROR N: in a restart the Nth CALL of the old process (old), of its child
 # before the execution (child), or of the successor (new) fails with ERROR. Fails if a client notices
 # or the next restart does not work. Sets reached if there was an Nth call.
@@ -133,10 +140,10 @@ fails_once() {
     ! says "$at/trace" INJECTED || reached=1
     # The old process ends though its clients stay; a successor that has no descriptor may leave
     # them to it.
-    [[ $2 == fcntl ]] || wait_for finds_only_server
+    [[ $2 == fcntl ]] || wait_for is_over
     disconnect "$idle"
     disconnect "$half"
-    [[ $2 != fcntl ]] || wait_for finds_only_server
+    [[ $2 != fcntl ]] || wait_for is_over
     # If nothing has failed, this was the next restart.
     ((!reached)) || restarts_well
     pid=$serving
@@ -208,6 +215,7 @@ each_call() {
             fails_once "$who" "$calls" "${errors_of[i]}" 1
         done
     done
+    wait_for finds_only_server
 }
 
 # Sets last to how often the child makes the call before the execution: strace has the successor,

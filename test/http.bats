@@ -288,12 +288,14 @@ long() {
 @test "a client that goes on sending a megabyte gets its answer, and no reset" {
     start_server
     head -c $MEGABYTE /dev/zero >"$BATS_TEST_TMPDIR/body"
+    megabyte=$(long $MEGABYTE)
+    requests=$(repeat 5000 "$WHOLE")
     for _ in 1 2 3; do
-        exchanged 405 "PUT / HTTP/1.1\r\n${HOST}Content-Length: $MEGABYTE\r\n\r\n$(long $MEGABYTE)"
-        exchanged 505 "GET / HTTP/2.0\r\n${HOST}\r\n$(long $MEGABYTE)"
-        exchanged 414 "GET /$(long $MEGABYTE)"
-        exchanged 200 "GET / HTTP/1.0\r\n\r\n$(long $MEGABYTE)"
-        exchanged '200 200' "${WHOLE}GET / HTTP/1.1\r\n${HOST}Connection: close\r\n\r\n$(repeat 5000 "$WHOLE")"
+        exchanged 405 "PUT / HTTP/1.1\r\n${HOST}Content-Length: $MEGABYTE\r\n\r\n$megabyte"
+        exchanged 505 "GET / HTTP/2.0\r\n${HOST}\r\n$megabyte"
+        exchanged 414 "GET /$megabyte"
+        exchanged 200 "GET / HTTP/1.0\r\n\r\n$megabyte"
+        exchanged '200 200' "${WHOLE}GET / HTTP/1.1\r\n${HOST}Connection: close\r\n\r\n$requests"
     done
     [ "$(curl -q -sS --noproxy '*' --max-time "$patience" -o /dev/null -w '%{http_code}' \
         -T "$BATS_TEST_TMPDIR/body" "http://127.0.0.1:$port/x")" = 404 ]
