@@ -82,7 +82,7 @@ both() {
     start_two
     loads=()
     for i in 0 1; do
-        in_background "$BUILD_DIR/hammer" -k 4 -t 4 -p 2 -c 4 -s 2 -i 5 -d 300 \
+        in_background "$BUILD_DIR/hammer" -k 4 -t 4 -p 2 -c 4 -s 2 -i 5 -d 300 --pause 5 \
             "127.0.0.1:${ports[i]}" >"$BATS_TEST_TMPDIR/load.$i"
         loads+=("$job")
     done
