@@ -342,7 +342,7 @@ has_few_connections() {
     start_server
     descriptors_before=$(descriptors "$pid")
     memory_before=$(resident "$pid")
-    in_background "$BUILD_DIR/hammer" -d 600 --deadline 60 --pause 5 "127.0.0.1:$port" >"$BATS_TEST_TMPDIR/hammer"
+    in_background "$BUILD_DIR/hammer" -d 600 --deadline 60 --pause 20 "127.0.0.1:$port" >"$BATS_TEST_TMPDIR/hammer"
     wait_for has_connections "$pid" 100
     for ((i = 0; i < 100; i++)); do
         restart_server

@@ -77,7 +77,7 @@ mend() {
 
 # load_server [OPTIONS...]: loads the server until load_ends; idle connections are there by then.
 load_server() {
-    in_background "$BUILD_DIR/hammer" --echo -d 300 --deadline 60 --pause 5 "$@" "127.0.0.1:$port" \
+    in_background "$BUILD_DIR/hammer" --echo -d 300 --deadline 60 --pause 20 "$@" "127.0.0.1:$port" \
         >"$hammer" 2>"$hammer.said"
     wait_for says "$hammer.said" '^idle'
 }

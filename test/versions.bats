@@ -205,7 +205,7 @@ succeed_with() {
     cp "$second" "$BATS_TEST_TMPDIR/${NAME}1"
     start_server -p pid_file
     # No pipelining: a client must repeat what it has sent after a last response, RFC 9112.
-    in_background "$BUILD_DIR/hammer" -d 300 --deadline 60 --pause 5 -k 16 -t 16 -c 4 -s 8 -i 100 \
+    in_background "$BUILD_DIR/hammer" -d 300 --deadline 60 --pause 20 -k 16 -t 16 -c 4 -s 8 -i 100 \
         "127.0.0.1:$port" >"$BATS_TEST_TMPDIR/hammer" 2>"$BATS_TEST_TMPDIR/said"
     wait_for says "$BATS_TEST_TMPDIR/said" '^idle 100'
     for ((i = 0; i < 6; i++)); do

@@ -10,6 +10,7 @@
 #   CHAOS_OPTIONS   further options of the server. With --supervise, half of the SIGUSR1 go to the
 #                   first process, and nothing else happens to it
 #   CHAOS_IDLE      the number of idle clients (default 100), besides 48 that are busy
+#   CHAOS_PAUSE     milliseconds between two requests of most of these (default 5)
 #   CHAOS_SERVER    echo: the server is build/echo, which has no log and no pid file (mode 1 only)
 #   CHAOS_KEEP      a folder for the programs and logs, which is not removed at the end
 #   SERVER_DIR      the folder of the programs (default: the project's root)
@@ -48,6 +49,7 @@ seconds=${CHAOS_SECONDS:-60}
 seed=${CHAOS_SEED:-$((SRANDOM % 1000000))}
 mode=${CHAOS_MODE:-1}
 idle=${CHAOS_IDLE:-100}
+pause=${CHAOS_PAUSE:-5}
 read -r -a options <<<"${CHAOS_OPTIONS:-}"
 server=${CHAOS_SERVER:-http}
 folder=${CHAOS_KEEP:-$(mktemp -d)}
@@ -483,7 +485,7 @@ descriptors_of() {
 }
 
 start_hammer() {
-    "$root/build/hammer" --verbose --duration 1000000 --deadline 60 --pause 5 --think 20 \
+    "$root/build/hammer" --verbose --duration 1000000 --deadline 60 --pause "$pause" --think 20 \
         -k 16 -t 16 -p 4 -c 4 -s 8 -i "$idle" "${load[@]}" "127.0.0.1:$port" >"$folder/hammer" 2>"$folder/clients" &
     hammer=$!
     wait_for 30 grep -qs '^idle' "$folder/clients"
