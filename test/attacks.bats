@@ -25,7 +25,7 @@ unharmed() {
 flood() {
     local text
     printf -v text '%b' "${2-$WHOLE}"
-    exec yes "${text%$'\n'}" >&"$1" 2>/dev/null
+    exec yes "${text%$'\n'}" 1>&"$1" 2>/dev/null
 }
 
 # ---- clients that do not read ----

@@ -13,7 +13,8 @@ debian=(awk bash cat chmod cmp cp cut date dd diff dirname env find grep head id
     tee timeout touch tr uname uniq unshare wc xargs yes)
 bats=(bats_require_minimum_version load run skip)
 # These run, or look for, the command that is their first argument.
-runners=(client command env exec in_background needs run start_command start_proxy timeout wait_for)
+runners=(client command env exec in_background needs run start_command start_proxy timeout untraced
+    wait_for)
 
 read -ra allowed <<<"$1"
 shift
