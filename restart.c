@@ -3,8 +3,8 @@
  * restart.c - see restart.h.
  *
  * The parts: the log and messages; the service manager; descriptors and events; the phase and the
- * owner; inheriting; claiming the listeners; executing a successor; its start and its end; signals;
- * new connections; the step; the server's other calls; supervision.
+ * owner; inheriting; claiming the listeners; executing a successor; how it starts and ends;
+ * signals; new connections; the step; the server's other calls; supervision.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -940,7 +940,7 @@ static const char *spawn(struct restart *r)
                : NULL;
 }
 
-/* ---- its start and its end ---- */
+/* ---- how a successor starts and ends ---- */
 
 static void hand_over(struct restart *r)
 {
@@ -1502,7 +1502,7 @@ struct servers {
     struct {
         pid_t pid;      /* 0: none */
         bool told;      /* STOP was sent to it */
-    } all[SERVERS_MAX]; /* by the write end of a pipe that only this server reads */
+    } all[SERVERS_MAX]; /* the index is the write end of a pipe that only this server reads */
     int count;
     pid_t owner;  /* of the listeners, the last one that reported it */
     int status;   /* of the owner; -1: it lives, or its status is not known */
