@@ -145,7 +145,8 @@ take_over() {
     successor_script 'echo $$ >new; mv new pid; printf R2 >&"${RESTART_CHANNEL#*:}"; kill -KILL $$'
     for _ in {1..5}; do
         take_over
-        [[ $status == 1 ]]
+        # 0: it has looked while the file named the successor.
+        ((status <= 1))
         wait_for named_in_file "$pid"
     done
 }
