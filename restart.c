@@ -46,11 +46,11 @@ enum {
     MESSAGE_SIZE = 32,      /* more than any known message has */
     MESSAGES_MAX = 64,      /* read from a successor in one step */
     EVENTS_MAX = 32,        /* more than the module watches descriptors */
-    OWN_DESCRIPTORS = 10,   /* of a server, apart from listeners and connections */
+    OWN_DESCRIPTORS = 8,    /* of a server, apart from listeners and connections */
     CHANNEL_SIZE = 3072,    /* send buffer with room for 8 connections */
     TURNS = 64,             /* calls of restart_accept between two calls of restart_step */
     RETRY_MS = 10,          /* until a call that lacked memory or room is tried again */
-    PAUSE_MS = 100,         /* until accepting is tried again, or a traced successor is */
+    PAUSE_MS = 100,         /* until this process accepts again, or looks at a traced successor */
     ANNOUNCE_MS = 1000,     /* until writing the pid file is tried again */
     CUT_MS = 1000,          /* for the server to close connections after the drain timeout */
     LAST_REQUEST_MS = 1000, /* for a request that is on its way at a shutdown */
@@ -64,7 +64,7 @@ enum {
 #define SECOND INT64_C(1000)
 
 enum deadline {
-    PHASE_BY,       /* STARTING: the ready timeout. HANDING_OVER, DRAINING: the drain timeout */
+    PHASE_BY,       /* STARTING: the ready timeout. Later: the drain timeout, and the end of CUT */
     CLOSE_AT,       /* DRAINING: idle connections are closed; NEVER: they are now */
     ROLLBACK_UNTIL, /* a crash of the successor is rolled back; NEVER: no more */
     ACCEPT_AT,      /* accepting resumes; NEVER: it is not paused */
@@ -124,6 +124,7 @@ void restart_log(int priority, const char *text)
     const char *name = program_invocation_short_name, *journal = getenv("JOURNAL_STREAM");
     unsigned long device, inode;
     struct stat stream = {0};
+    sigset_t stop, before;
     fstat(STDERR_FILENO, &stream);
     /* Standard error may be the stream that the journal reads, systemd.exec(5). */
     const bool is_journal = journal && sscanf(journal, "%lu:%lu", &device, &inode) == 2 &&
@@ -135,13 +136,18 @@ void restart_log(int priority, const char *text)
     for (char *c = line; c < line + length - 1; c++)
         *c = iscntrl((unsigned char)*c) ? '?' : *c;
     /* Writing to a stopped terminal or a full pipe blocks, and O_NONBLOCK would affect the other
-     * processes that share it, so a file description of our own is opened. */
+     * processes that share it, so a file description of our own is opened. SIGTTOU stops a
+     * background process that writes, tcsetattr(3). */
     const bool is_file = S_ISREG(stream.st_mode);
     int own = is_file ? -1 : open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
     if (own < 0 && !has_events(STDERR_FILENO, POLLOUT))
         return;
+    sigemptyset(&stop);
+    sigaddset(&stop, SIGTTOU);
+    sigprocmask(SIG_BLOCK, &stop, &before);
     const ssize_t written = write(own >= 0 ? own : STDERR_FILENO, line, (size_t)length);
     (void)written;
+    sigprocmask(SIG_SETMASK, &before, NULL);
     close_fd(&own);
 }
 
@@ -210,7 +216,7 @@ static void keep_reserve(struct restart *r)
         getrlimit(RLIMIT_NOFILE, &limit) < 0)
         return;
     /* Under a low limit, connections get half of the remaining descriptors. */
-    const rlim_t own = OWN_DESCRIPTORS + (rlim_t)r->listener_count;
+    const rlim_t own = OWN_DESCRIPTORS + (rlim_t)r->listener_count + (r->lifeline >= 0 ? 2 : 0);
     for (rlim_t i = 0; i < RESTART_RESERVE && own + 2 * i < limit.rlim_cur; i++)
         if (r->reserve[i] < 0)
             r->reserve[i] = fcntl(r->timer, F_DUPFD_CLOEXEC, 0);
@@ -674,14 +680,11 @@ static int find_activation(struct restart *r)
 static void set_signals(struct restart *r)
 {
     const struct sigaction ignore = {.sa_handler = SIG_IGN}, standard = {.sa_handler = SIG_DFL};
-    sigset_t blocked;
     sigemptyset(&r->caught);
     sigaddset(&r->caught, SIGUSR1);
     sigaddset(&r->caught, SIGTERM);
     sigaddset(&r->caught, SIGINT);
-    blocked = r->caught;
-    sigaddset(&blocked, SIGTTOU); /* it stops a background process that writes, tcsetattr(3) */
-    sigprocmask(SIG_BLOCK, &blocked, &r->mask);
+    sigprocmask(SIG_BLOCK, &r->caught, &r->mask);
     sigaction(SIGPIPE, &ignore, NULL);
     sigaction(SIGXFSZ, &ignore, NULL);
     /* If SIGCHLD is ignored, wait(2) does not report how a successor ended. */
@@ -728,8 +731,8 @@ static void leave_predecessor(struct restart *r)
     step_after(r, 0);
     if (r->phase == RESTART_SERVING || r->phase == RESTART_STARTING)
         notify_serving(r, "");
-    else if (r->successor.pid > 0 && !is_pending(r))
-        notify_main(r, r->successor.pid, ""); /* again: the first may have come too early */
+    else if (r->successor.pid > 0 && !is_pending(r) && r->supervisor == 0)
+        notify_main(r, r->successor.pid, ""); /* again: the manager may have ignored the first */
 }
 
 /* Claims the listeners. R2 reports to the predecessor that this process runs and takes connections.
@@ -945,7 +948,7 @@ static const char *spawn(struct restart *r)
 static void hand_over(struct restart *r)
 {
     const bool takes = r->successor.report == 'T';
-    r->successor.error = 0; /* it may have claimed them before this process failed to watch it */
+    r->successor.error = 0; /* watching it failed after it had claimed the listeners */
     notify_main(r, r->successor.pid, "");
     say(r, LOG_INFO, "handed over to %ld", (long)r->successor.pid);
     if (!takes) {
@@ -1085,9 +1088,11 @@ static void hear_successor(struct restart *r)
                            : end.si_code == CLD_EXITED ? end.si_status << 8
                                                        : end.si_status);
     else if (r->successor.report == 'L' || has_events(r->successor.process, POLLIN))
-        step_after(r, PAUSE_MS); /* it has just ended, or its tracer holds it */
+        step_after(r, PAUSE_MS); /* the successor has just ended, or a tracer holds it */
     else if (r->phase == RESTART_STARTING && !is_pending(r))
         hand_over(r);
+    if (r->successor.pid > 0 && r->successor.call)
+        step_after(r, RETRY_MS); /* not all of the successor's descriptors are watched */
 }
 
 /* After shutdown(2) the successor's R2 fails, so it has claimed the listeners by now, or never
@@ -1137,7 +1142,7 @@ static void stop(struct restart *r)
     if (is_pending(r))
         kill(r->successor.pid, SIGTERM);
     for (int i = 0; i < r->listener_count; i++) {
-        /* Of a listener, tcpi_unacked is the number of connections in its queue, tcp(7). */
+        /* For a listener, tcpi_unacked is the number of connections in its queue, tcp(7). */
         struct tcp_info info = {.tcpi_unacked = SOMAXCONN};
         socklen_t size = sizeof info;
         getsockopt(r->listeners[i], IPPROTO_TCP, TCP_INFO, &info, &size);
@@ -1199,6 +1204,10 @@ static int accept_from(struct restart *r, int i)
     if (!may_accept(r, i))
         return -1;
     const int fd = accept4(r->listeners[i], NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0 && (errno == ECONNABORTED || errno == EINTR)) {
+        errno = EAGAIN; /* the listener stays readable */
+        return -1;
+    }
     /* The kernel reports EMFILE even if no connection waits. */
     if (fd < 0 && (errno == EMFILE || errno == ENFILE))
         errno = has_events(r->listeners[i], POLLIN) ? EMFILE : EAGAIN;
@@ -1295,7 +1304,7 @@ static void end_draining(struct restart *r)
     if (r->open > 0)
         say(r, LOG_WARNING, "the server has not reported the end of %d connections", r->open);
     r->open = 0;
-    enter(r, RESTART_DRAINING);
+    enter(r, may_roll_back(r) ? RESTART_HANDING_OVER : RESTART_DRAINING);
 }
 
 static bool is_due(struct restart *r, enum deadline which, int64_t moment)
@@ -1433,7 +1442,7 @@ void restart_close(struct restart *r, int connection)
 
 void restart_closed(struct restart *r)
 {
-    r->open--;
+    r->open -= r->open > 0; /* those given up at the drain timeout may be reported late */
     r->closed += r->phase >= RESTART_HANDING_OVER;
     if (r->deadlines[ACCEPT_AT] != NEVER || (r->phase >= RESTART_HANDING_OVER && r->open == 0))
         step_after(r, 0);
@@ -1550,8 +1559,8 @@ static void hear_server(struct servers *s, const char *text, int life)
     if (sscanf(text + 1, "%9d:%9d", &numbers[0], &numbers[1]) != 2 ||
         (numbers[0] <= 0 && text[0] != 'A'))
         return;
-    if (text[0] == 'S' && life >= SERVERS_MAX) {
-        close(life); /* this kills the server */
+    if (text[0] == 'S' && (life >= SERVERS_MAX || has_events(life, 0))) {
+        close(life); /* this kills the server, unless it has ended */
     } else if (text[0] == 'S' && life >= 0) {
         s->all[life].pid = numbers[0];
         s->all[life].told = false;

@@ -156,17 +156,17 @@ struct restart {
  *
  * Returns the number of inherited listeners: those of the predecessor, whose numbers (3, or 3,4)
  * are the last argument and are removed from ARGC and ARGV; otherwise those of the service manager
- * (sd_listen_fds(3)). 0: none, open your own. -1: an inherited descriptor is not usable, and the
- * default log says why: exit.
+ * (sd_listen_fds(3)). 0: none, open your own. -1: an inherited descriptor or its number is not
+ * usable, and the default log says why: exit.
  *
  * Side effects: opens /dev/null for each standard stream that is closed; blocks SIGUSR1, SIGTERM
- * and SIGINT, which the module reads from a signalfd(2), and SIGTTOU, so that a terminal stops no
- * log; ignores SIGPIPE and SIGXFSZ; gives SIGCHLD its default action; removes RESTART_CHANNEL,
- * RESTART_SUPERVISOR and LISTEN_* from the environment. A successor starts with the signal mask and
- * actions that this process was started with, except that SIGPIPE and SIGXFSZ have their default
- * action; in the directory that this process was started in (after chroot(2) only an absolute name
- * finds it); and with no descriptor above 2 but the listeners and the module's own. Its arguments
- * are ARGV's strings of that moment, so do not change them (strtok(3), setproctitle(3)).
+ * and SIGINT, which the module reads from a signalfd(2); ignores SIGPIPE and SIGXFSZ; gives SIGCHLD
+ * its default action; removes RESTART_CHANNEL, RESTART_SUPERVISOR and LISTEN_* from the
+ * environment. A successor starts with the signal mask and actions that this process was started
+ * with, except that SIGPIPE and SIGXFSZ have their default action; in the directory that this
+ * process was started in (after chroot(2) only an absolute name finds it); and with no descriptor
+ * above 2 but the listeners and the module's own. Its arguments are ARGV's strings of that moment,
+ * so do not change them (strtok(3), setproctitle(3)).
  */
 int restart_inherit(struct restart *restart, int *argc, char **argv);
 

@@ -381,7 +381,8 @@ absent:
             p[me].refuses = 1; p[me].phase = CUT
         }
     :: p[me].phase == CUT && (holds(me) || p[me].predecessor) -> cut(me)
-    :: p[me].phase == CUT && !holds(me) && !p[me].predecessor -> p[me].phase = DRAINING
+    :: p[me].phase == CUT && !holds(me) && !p[me].predecessor ->
+        p[me].phase = (p[me].rollback -> HANDING_OVER : DRAINING)
     :: p[me].usr1 && p[me].phase == SERVING && notified(me) -> start(me)
     :: p[me].unannounced && p[me].phase == SERVING && !disk_full -> announce(me)
     /* move_on() */
