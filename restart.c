@@ -693,6 +693,8 @@ static void set_signals(struct restart *r)
 
 int restart_inherit(struct restart *r, int *argc, char **argv)
 {
+    const char *last = *argc > 1 ? argv[*argc - 1] : "";
+    int fds[RESTART_LISTENERS];
     memset(r, 0, sizeof *r);
     r->epoll = r->timer = r->signals = r->lifeline = r->life = r->predecessor = r->barrier = -1;
     r->successor.process = r->successor.execution = r->successor.channel = -1;
@@ -708,9 +710,11 @@ int restart_inherit(struct restart *r, int *argc, char **argv)
     find_supervisor(r);
     find_predecessor(r);
     int inherited = find_activation(r);
-    if (r->predecessor >= 0 && *argc > 1 && isdigit((unsigned char)*argv[*argc - 1])) {
-        inherited = restart_listeners(r, argv[--*argc]);
-        argv[*argc] = NULL;
+    /* A wrapper may have left FD out. Then the last argument may be the value of an option. */
+    const int count = r->predecessor < 0 ? 0 : numbers_in(last, ',', fds, RESTART_LISTENERS);
+    if (count > 0) {
+        argv[--*argc] = NULL;
+        inherited = inherit_listeners(r, fds, count);
     }
     if (inherited < 0)
         fail(r);
@@ -1053,7 +1057,8 @@ static void hear_channel(struct restart *r)
     for (int heard = 0; heard < MESSAGES_MAX; heard++) {
         length = receive_message(r->successor.channel, text, &descriptor);
         close_fd(&descriptor);
-        if (length == 0 || (length < 0 && errno != ECONNRESET))
+        if (length == 0 ? has_events(r->successor.channel, POLLRDHUP) /* else: an empty message */
+                        : length < 0 && errno != ECONNRESET)
             break;
         if (text[0] == 'R' && r->successor.report != 'L')
             r->successor.report = text[1] == '2' ? 'T' : 'R';

@@ -156,8 +156,8 @@ struct restart {
  *
  * Returns the number of inherited listeners: those of the predecessor, whose numbers (3, or 3,4)
  * are the last argument and are removed from ARGC and ARGV; otherwise those of the service manager
- * (sd_listen_fds(3)). 0: none, open your own. -1: an inherited descriptor or its number is not
- * usable, and the default log says why: exit.
+ * (sd_listen_fds(3)). 0: none, open your own. -1: an inherited descriptor is not usable, and the
+ * default log says why: exit.
  *
  * Side effects: opens /dev/null for each standard stream that is closed; blocks SIGUSR1, SIGTERM
  * and SIGINT, which the module reads from a signalfd(2); ignores SIGPIPE and SIGXFSZ; gives SIGCHLD

@@ -337,6 +337,24 @@ start_without_accept() {
     ask "$conn"
 }
 
+@test "a successor that claims the listener while watching it fails is rolled back when it crashes" {
+    install_server "$at"
+    for call in pidfd_open:error=EMFILE epoll_ctl:error=ENOMEM:when=1; do
+        start_server --rollback-timeout 600
+        old=$pid
+        # Late enough for the successor to claim the listener first.
+        in_trouble "${call%%:*}" "${call#*:}:delay_enter=1000000"
+        restart_server
+        mended
+        kill -SEGV "$pid"
+        wait_log "\[$old]: rolled back: successor $pid was ended by signal 11"
+        connect
+        ask "$conn"
+        kill "$old"
+        wait_gone "$old"
+    done
+}
+
 @test "a successor inherits no descriptor even where close_range(2) is missing or forbidden" {
     install_server "$at"
     exec 9</dev/null

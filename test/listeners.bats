@@ -288,3 +288,11 @@ listens_at() {
     done
     (($(ss -Htlnp | grep -c "pid=$pid,") == 2))
 }
+
+@test "takes no address for FD in a successor whose wrapper leaves FD out" {
+    start_server
+    successor_script "become -l 127.0.0.1:$port"
+    fail_restart
+    logged "cannot listen on 127.0.0.1:$port: Address already in use"
+    serves
+}

@@ -165,7 +165,7 @@ succeed_with() {
     connect
     ask "$conn"
     succeed_with send=D:0 send=X:0 'send=a rather long message, which says nothing:0' file=go send=D:0 \
-        send=R2:0 send=D:0 send=Y:0 take serve
+        send=:0 send=R2:0 send=D:0 send=Y:0 take serve
     peer_done 'send=a .*:0'
     serves
     ask "$conn"
