@@ -183,8 +183,8 @@ static int send_message(int fd, const char *text, int descriptor)
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -1 : 0;
 }
 
-/* Receives a message, and a descriptor that came with it, or -1. Returns the length of the message;
- * 0: end of file. */
+/* Receives a message, and a descriptor that came with it, or -1. Returns 0 at end of file, which
+ * recvmsg(2) does for an empty message, too; otherwise a positive number, or -1. */
 static ssize_t receive_message(int fd, char text[MESSAGE_SIZE], int *descriptor)
 {
     union ancillary ancillary;
@@ -199,7 +199,7 @@ static ssize_t receive_message(int fd, char text[MESSAGE_SIZE], int *descriptor)
     const struct cmsghdr *c = length > 0 ? CMSG_FIRSTHDR(&message) : NULL;
     if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS)
         memcpy(descriptor, CMSG_DATA(c), sizeof *descriptor);
-    return length;
+    return length == 0 && !has_events(fd, POLLRDHUP) ? 1 : length;
 }
 
 /* Connections may use up all descriptors, so a few are kept for a restart. */
@@ -1057,8 +1057,7 @@ static void hear_channel(struct restart *r)
     for (int heard = 0; heard < MESSAGES_MAX; heard++) {
         length = receive_message(r->successor.channel, text, &descriptor);
         close_fd(&descriptor);
-        if (length == 0 ? has_events(r->successor.channel, POLLRDHUP) /* else: an empty message */
-                        : length < 0 && errno != ECONNRESET)
+        if (length == 0 || (length < 0 && errno != ECONNRESET))
             break;
         if (text[0] == 'R' && r->successor.report != 'L')
             r->successor.report = text[1] == '2' ? 'T' : 'R';
@@ -1247,7 +1246,7 @@ static int accept_from_predecessor(struct restart *r)
     const ssize_t length = receive_message(r->predecessor, text, &connection);
     if (length < 0 && errno != EINTR && errno != ECONNRESET)
         return -1;
-    if (length == 0 && has_events(r->predecessor, POLLRDHUP)) /* it was not an empty message */
+    if (length == 0)
         leave_predecessor(r);
     if (text[0] != 'C')
         close_fd(&connection);
