@@ -1554,9 +1554,9 @@ static bool forget_server(struct servers *s, pid_t pid, int status)
     return false;
 }
 
-/* S: a new server, with its pipe. O: the owner; with 1 it is only executed, and SIGUSR1 could still
- * kill it. A: the owner acknowledges SIGUSR1. E: how a server ended, from the process that reaped
- * it; -1: that is not known. */
+/* S: a new server, with its pipe. O: the server owns the listeners; with 1, its program has only
+ * been executed, and SIGUSR1 could still kill it. A: the owner acknowledges SIGUSR1. E: how a
+ * server ended, from the process that reaped it; -1: its status is not known. */
 static void hear_server(struct servers *s, const char *text, int life)
 {
     int numbers[2] = {0};
